@@ -1,0 +1,1 @@
+"""Folders of safetensors files: reading, writing, journals, side files. No policy."""

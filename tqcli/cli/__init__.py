@@ -1,0 +1,1 @@
+"""The command line: flags, help, printing. Nothing is decided here."""

@@ -1,0 +1,1 @@
+"""One file per stored format: what a weight becomes on disk, and back."""

@@ -1,0 +1,1 @@
+"""The Hugging Face Hub: headers first, then byte ranges or whole files."""
