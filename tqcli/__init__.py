@@ -1,6 +1,40 @@
-"""Convert, inspect, verify and load compressed Hugging Face checkpoints.
+"""Compressed checkpoints: convert them, prove that they are right, load them.
 
-Importing this package loads neither torch nor transformers: each public name is imported on first use.
+    import tqcli                                    # now transformers loads our checkpoints, and the published ones
+    model = AutoModelForCausalLM.from_pretrained("folder-or-hub-id")
+    model, tokenizer = tqcli.load("folder-or-hub-id")
+    config = tqcli.TqConfig(bits=3)                 # compress a plain checkpoint while it is loaded
+
+Importing this package imports neither torch nor transformers: it leaves a note for transformers to find us by.
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from tqcli.errors import CheckFailed, InputError, MachineError, TqError
+from tqcli.runtime.transformers import register
+
+if TYPE_CHECKING:
+    from tqcli.runtime.load import load
+    from tqcli.runtime.transformers.config import TqConfig
+
 __version__ = "0.1.0"
+
+__all__ = ["CheckFailed", "InputError", "MachineError", "TqConfig", "TqError", "__version__", "load"]
+
+_LAZY = {"TqConfig": "tqcli.runtime.transformers.config", "load": "tqcli.runtime.load"}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _LAZY:
+        raise AttributeError(f"module `tqcli` has no attribute `{name}`")
+    value: object = getattr(import_module(_LAZY[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+register.install()

@@ -5,13 +5,17 @@ computed once by `tqcli.codec`, so that two backends cannot disagree about a con
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 FloatDtype = Literal["BF16", "F16", "F32"]
 Scale = Literal["norm", "search"]
+
+# The scale search counts in integers, so that its sums are exact whatever their order. A rotated weight of a group of
+# 256 is at most 16 standard deviations, and the sums of 256 products then stay below 2**31.
+SEARCH_UNITS = 1024
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,8 +26,8 @@ class TqTables:
     centroids: float32 (2**bits,), ascending, already divided by sqrt(group_size).
     boundaries: float32 (2**bits - 1,), the midpoints; a value equal to a boundary takes the lower index.
     search_boundaries: int16 (candidates, 2**(bits-1) - 1), positive boundaries of each candidate scale, in units of
-        1/2048 of a standard deviation.
-    search_centroids: int16 (2**(bits-1),), the positive centroids in units of 1/2048 of a standard deviation.
+        1/SEARCH_UNITS of a standard deviation.
+    search_centroids: int16 (2**(bits-1),), the positive centroids in units of 1/SEARCH_UNITS of a standard deviation.
     """
 
     bits: int
@@ -34,6 +38,26 @@ class TqTables:
     boundaries: NDArray[np.float32]
     search_boundaries: NDArray[np.int16]
     search_centroids: NDArray[np.int16]
+
+    @property
+    def bytes_per_group(self) -> int:
+        """Bytes that the codes of one group take."""
+        return self.bits * self.group_size // 8
+
+    def groups(self, columns: int) -> int:
+        """Groups in a row of `columns` weights."""
+        return -(-columns // self.group_size)
+
+    def arrays(self) -> tuple[NDArray[Any], ...]:
+        """The six arrays, in the order of the fields."""
+        return (
+            self.signs_in,
+            self.signs_out,
+            self.centroids,
+            self.boundaries,
+            self.search_boundaries,
+            self.search_centroids,
+        )
 
 
 class NonFiniteWeight(ValueError):

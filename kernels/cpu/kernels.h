@@ -1,0 +1,58 @@
+// What the dispatcher hands to one instruction set's kernels: a run of groups of one matrix.
+#pragma once
+
+#include "tq_cpu.h"
+
+namespace tq {
+
+constexpr int kMaxBits = 4;
+constexpr int kLevels = 1 << kMaxBits;
+
+// Constants derived once a call from TqTables, ready for table look-ups of sixteen entries.
+struct Constants {
+  TqTables tables;
+  // thresholds[s][k]: the boundary that decides whether index k grows by 2^s, moved before the division by the root.
+  float thresholds[kMaxBits][kLevels];
+  // levels[0]: the centroids, repeated; levels[1]: their negatives.
+  float levels[2][kLevels];
+  float root;          // square root of the group size
+  float inverse_high;  // 1 / root in two parts: x * inverse_high + x * inverse_low rounds as x / root does
+  float inverse_low;
+};
+
+struct Encode {
+  const Constants* constants;
+  TqDtype dtype;
+  TqScale scale;
+  const uint8_t* weight;
+  int64_t columns;
+  int64_t groups;  // in a row
+  uint8_t* codes;
+  float* norms;
+};
+
+struct Decode {
+  const Constants* constants;
+  TqDtype dtype;
+  const uint8_t* codes;
+  const float* norms;
+  int64_t columns;
+  int64_t groups;
+  uint8_t* weight;
+};
+
+// encode returns the first group that is not finite, or -1.
+struct Kernels {
+  int64_t (*encode)(const Encode& job, int64_t first, int64_t last);
+  void (*decode)(const Decode& job, int64_t first, int64_t last);
+};
+
+extern const Kernels kPortable;
+#if defined(__x86_64__)
+extern const Kernels kAvx2;
+extern const Kernels kAvx512;
+#elif defined(__aarch64__)
+extern const Kernels kNeon;
+#endif
+
+}  // namespace tq

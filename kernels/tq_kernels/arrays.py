@@ -1,0 +1,163 @@
+"""The codec on NumPy arrays, as the converter carries them. BF16 travels as uint16."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tq_kernels.backends import selected
+from tq_kernels.types import FloatDtype, Scale, TqTables
+
+_NUMPY: dict[FloatDtype, type[np.generic]] = {"BF16": np.uint16, "F16": np.float16, "F32": np.float32}
+_INFINITE_BITS = 0x7F80
+
+
+def encode(
+    weight: NDArray[Any], dtype: FloatDtype, tables: TqTables, *, scale: Scale, threads: int = 1
+) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """Codes and norms of a matrix.
+
+    weight: (rows, columns), C-contiguous; uint16 for BF16, float16 for F16, float32 for F32. The last group of each
+    row is padded with zeros. scale: "norm" for the bytes of the published encoder, "search" for less error.
+    Returns uint8 (rows * groups, bytes per group) and float32 (rows, groups); the same for any number of threads.
+    Raises NonFiniteWeight, and ValueError on a wrong shape, type or memory layout.
+    """
+    _check_weight(weight, dtype)
+    _check_choices(scale, threads)
+    rows, columns = weight.shape
+    _, library = selected()
+    if library is None:
+        return _reference_encode(weight, dtype, tables, scale)
+    codes = np.empty((rows * tables.groups(columns), tables.bytes_per_group), dtype=np.uint8)
+    norms = np.empty((rows, tables.groups(columns)), dtype=np.float32)
+    library.encode(
+        weight.ctypes.data,
+        (rows, columns),
+        dtype,
+        tables,
+        scale=scale,
+        codes=codes.ctypes.data,
+        norms=norms.ctypes.data,
+        threads=threads,
+    )
+    return codes, norms
+
+
+def decode(
+    codes: NDArray[np.uint8],
+    norms: NDArray[np.float32],
+    columns: int,
+    tables: TqTables,
+    *,
+    dtype: FloatDtype = "F32",
+    threads: int = 1,
+) -> NDArray[Any]:
+    """The matrix (rows, columns) that codes and norms stand for, in `dtype` (BF16 as uint16), rounded to nearest even.
+
+    codes: uint8 (rows * groups, bytes per group) or (rows, groups * bytes per group); norms: float32 (rows, groups).
+    Raises ValueError where the shapes, types or memory layouts do not fit.
+    """
+    _check_stored(codes, norms, columns, tables)
+    _check_choices("norm", threads)
+    if dtype not in _NUMPY:
+        raise ValueError(f"dtype must be one of {', '.join(_NUMPY)}, not {dtype}")
+    _, library = selected()
+    if library is None:
+        return _reference_decode(codes, norms, columns, tables, dtype)
+    weight = np.empty((len(norms), columns), dtype=_NUMPY[dtype])
+    library.decode(
+        codes.ctypes.data,
+        norms.ctypes.data,
+        weight.shape,
+        dtype,
+        tables,
+        weight=weight.ctypes.data,
+        threads=threads,
+    )
+    return weight
+
+
+def first_non_finite(array: NDArray[Any], dtype: FloatDtype) -> int | None:
+    """Flat index of the first NaN or Inf of a C-contiguous array of any shape, None where all is finite."""
+    _check_layout(array, dtype)
+    _, library = selected()
+    if library is not None:
+        found = library.first_non_finite(array, dtype)
+        return found if found >= 0 else None
+    flat = array.reshape(-1)
+    broken = (flat & _INFINITE_BITS) == _INFINITE_BITS if dtype == "BF16" else ~np.isfinite(flat)
+    return int(np.argmax(broken)) if broken.any() else None
+
+
+def _check_weight(weight: NDArray[Any], dtype: FloatDtype) -> None:
+    if weight.ndim != 2 or weight.shape[1] < 1:
+        raise ValueError(f"expected a matrix with at least one column, got shape {weight.shape}")
+    _check_layout(weight, dtype)
+
+
+def _check_layout(array: NDArray[Any], dtype: FloatDtype) -> None:
+    if dtype not in _NUMPY:
+        raise ValueError(f"dtype must be one of {', '.join(_NUMPY)}, not {dtype}")
+    if array.dtype != _NUMPY[dtype]:
+        raise ValueError(f"{dtype} weights must come as {np.dtype(_NUMPY[dtype])}, not {array.dtype}")
+    if not array.flags.c_contiguous:
+        raise ValueError("the array must be C-contiguous")
+
+
+def _check_choices(scale: Scale, threads: int) -> None:
+    if scale not in ("norm", "search"):
+        raise ValueError(f"scale must be norm or search, not {scale}")
+    if threads < 1:
+        raise ValueError(f"threads must be positive, not {threads}")
+
+
+def _check_stored(
+    codes: NDArray[np.uint8], norms: NDArray[np.float32], columns: int, tables: TqTables
+) -> None:
+    if codes.dtype != np.uint8 or norms.dtype != np.float32:
+        raise ValueError(f"codes must be uint8 and norms float32, not {codes.dtype} and {norms.dtype}")
+    check_stored_shapes(codes.shape, norms.shape, columns, tables)
+    if not (codes.flags.c_contiguous and norms.flags.c_contiguous):
+        raise ValueError("codes and norms must be C-contiguous")
+
+
+def check_stored_shapes(
+    codes: tuple[int, ...], norms: tuple[int, ...], columns: int, tables: TqTables
+) -> None:
+    """ValueError unless codes and norms of these shapes hold a matrix with this many columns."""
+    if columns < 1:
+        raise ValueError(f"columns must be positive, not {columns}")
+    groups = tables.groups(columns)
+    if len(norms) != 2 or norms[1] != groups:
+        raise ValueError(f"{columns} columns need norms of shape (rows, {groups}), got {norms}")
+    rows, width = norms[0], tables.bytes_per_group
+    if codes not in ((rows * groups, width), (rows, groups * width)):
+        raise ValueError(f"norms of shape {norms} need codes of shape {(rows * groups, width)}, got {codes}")
+
+
+def _reference_encode(
+    weight: NDArray[Any], dtype: FloatDtype, tables: TqTables, scale: Scale
+) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    import torch
+
+    from tq_kernels import reference
+
+    tensor = torch.from_numpy(weight if weight.flags.writeable else weight.copy())
+    if dtype == "BF16":
+        tensor = tensor.view(torch.bfloat16)
+    codes, norms = reference.encode(tensor, tables, scale=scale)
+    return codes.numpy(), norms.numpy()
+
+
+def _reference_decode(
+    codes: NDArray[np.uint8], norms: NDArray[np.float32], columns: int, tables: TqTables, dtype: FloatDtype
+) -> NDArray[Any]:
+    import torch
+
+    from tq_kernels import reference
+
+    kinds = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
+    stored = (torch.from_numpy(part if part.flags.writeable else part.copy()) for part in (codes, norms))
+    weight = reference.decode(*stored, columns, tables, kinds[dtype])
+    result: NDArray[Any] = weight.view(torch.uint16).numpy() if dtype == "BF16" else weight.numpy()
+    return result

@@ -1,0 +1,3 @@
+"""Mistral: identical to Llama."""
+
+from tqcli.architectures.llama import ARCHITECTURE as ARCHITECTURE

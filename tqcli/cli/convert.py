@@ -1,0 +1,206 @@
+"""`tq convert`: print the plan, run it, say what was written and checked."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tqcli.cli.options import Format, Revision, Workers, parse_size
+from tqcli.cli.out import Out, OutputFormat, command, count, size
+from tqcli.errors import InputError
+
+if TYPE_CHECKING:
+    from tqcli.plan import Plan
+    from tqcli.plan_summary import PlanRow
+    from tqcli.verify import Report
+
+_KEPT = "finished shards are kept; the same command goes on from there"
+
+
+def convert_command(
+    model: Annotated[str | None, typer.Argument(help="Local folder or Hub id.")] = None,
+    output: Annotated[Path | None, typer.Argument(help="Folder for the converted checkpoint.")] = None,
+    recipe: Annotated[
+        str, typer.Option("--recipe", "-r", help="Built-in recipe or TOML file.", metavar="NAME|FILE")
+    ] = "tq3",
+    changes: Annotated[
+        list[str] | None, typer.Option("--set", help="Change a key of the recipe.", metavar="KEY=VALUE")
+    ] = None,
+    list_recipes: Annotated[bool, typer.Option("--recipes", help="List the built-in recipes and stop.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", "-n", help="Print the plan and its exact size; write nothing.")
+    ] = False,
+    revision: Revision = None,
+    stream: Annotated[bool, typer.Option("--stream", help="Read a Hub model by byte ranges; never store it.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier conversion.")] = False,
+    shard_size: Annotated[str, typer.Option(help="Largest output file.", metavar="SIZE")] = "5GB",
+    workers: Workers = None,
+    verify_all: Annotated[
+        bool, typer.Option("--all", help="Compare every row with the source afterwards, not a sample.")
+    ] = False,
+    output_format: Format = OutputFormat.human,
+) -> None:
+    """Convert a checkpoint with a recipe, then verify the result.
+
+    An interrupted conversion goes on when the same command is run again.
+
+    Examples:
+
+      tq convert google/gemma-4-26B-A4B-it out/
+
+      tq convert ./model out/ --recipe tq3-sensitive --set seed=7
+
+      tq convert ./model --dry-run
+    """
+    with command(output_format, kept=_KEPT) as out:
+        if list_recipes:
+            _list_recipes(out)
+            return
+        if model is None:
+            raise InputError("which model?", fix="`tq convert MODEL OUT`, or `--recipes`")
+        _convert(
+            out, model, output, recipe, changes or [], dry_run, revision, stream, overwrite, shard_size, workers,
+            verify_all,
+        )  # fmt: skip
+
+
+def _convert(
+    out: Out, model: str, output: Path | None, recipe: str, changes: list[str], dry_run: bool, revision: str | None,
+    stream: bool, overwrite: bool, shard_size: str, workers: int | None, verify_all: bool,
+) -> None:  # fmt: skip
+    from tqcli import job
+    from tqcli.cli.progress import progress_bar
+    from tqcli.convert import default_workers
+
+    threads = workers or default_workers()
+    plan = job.plan_job(job.Job(model, recipe, changes, revision, parse_size(shard_size)))
+    _print_plan(out, plan, recipe, output, job.memory_needed(threads))
+    if dry_run:
+        out.result(_plan_data(plan, recipe), str(plan.file_bytes))
+        return
+    if output is None:
+        raise InputError("where to?", fix="`tq convert MODEL OUT`, or `--dry-run`")
+    with progress_bar(out, plan) as progress:
+        report = job.run_job(
+            plan,
+            output,
+            workers=threads,
+            overwrite=overwrite,
+            stream=stream,
+            every_row=verify_all,
+            progress=progress,
+        )
+    _print_report(out, plan, report, output)
+    out.result(_plan_data(plan, recipe) | {"output": str(output), "verified": report_data(report)}, str(output))
+
+
+def _print_plan(out: Out, plan: "Plan", recipe: str, output: Path | None, memory: int) -> None:
+    import tq_kernels
+
+    from tqcli.job import disk_needed, free_disk
+    from tqcli.plan_summary import plan_rows
+
+    storage = plan.source.storage
+    revision = f"   {storage.revision[:12]}" if storage.revision else ""
+    model_type = plan.source.config["model_type"]
+    out.line(f"model    {storage.label}{revision}   {model_type}   {count(plan.parameters)} weights")
+    out.line(f"recipe   {recipe}   {plan.recipe.summary}")
+    out.line()
+    rows = [
+        (
+            row.becomes,
+            f"{row.bits_per_weight:.2f}",
+            size(row.nbytes),
+            str(row.tensors),
+            row.layers,
+            _roles(row),
+        )
+        for row in plan_rows(plan)
+    ]
+    out.table(("becomes", "bits/w", "size", "tensors", "layers", "roles"), rows, right=(1, 2, 3))
+    out.line()
+    bits = plan.weight_bytes * 8 / plan.parameters if plan.parameters else 0.0
+    ratio = plan.source_bytes / plan.weight_bytes if plan.weight_bytes else 0.0
+    out.line(
+        f"{size(plan.source_bytes)} -> {size(plan.weight_bytes)}   {bits:.2f} bits per weight   {ratio:.2f}x smaller"
+    )
+    free = f" ({size(free_disk(output))} free)" if output else ""
+    backend = tq_kernels.backend()
+    out.line(f"needs {size(disk_needed(plan))} of disk{free}, {size(memory)} of memory   kernels {backend.name}")
+    if backend.name == "reference":
+        out.note(f"note: {backend.reason}")
+    for name, reason in plan.source.ignored_files:
+        out.note(f"note: `{name}` is left out: {reason}")
+    _note_left_out(out, plan)
+
+
+def _roles(row: "PlanRow") -> str:
+    return " ".join(row.roles) + (f" ({row.why})" if row.why else "")
+
+
+def _note_left_out(out: Out, plan: "Plan") -> None:
+    from tqcli.checkpoint.sidecars import sidecars
+
+    _, left_out = sidecars(plan.source.storage)
+    for name, reason in left_out.items():
+        out.note(f"note: `{name}` is not copied: {reason}")
+
+
+def _print_report(out: Out, plan: "Plan", report: "Report", output: Path) -> None:
+    out.line()
+    out.line(f"wrote    {output}   {size(plan.file_bytes)} in {len(plan.shards)} shards")
+    print_checked(out, report)
+    out.line(f"next     tq inspect {output}")
+
+
+def print_checked(out: Out, report: "Report") -> None:
+    """What a verification looked at and the worst that it found."""
+    sums = f"{report.checksums} checksums" if report.checksums else "no checksums recorded"
+    out.line(f"checked  {report.tensors} tensors, {sums}, all values finite")
+    if report.compared:
+        out.line(f"         {report.compared} tensors against the source, {report.rows}")
+    if report.worst:
+        out.line(f"         worst relative squared error {report.worst.error:.4f}: {report.worst.name}")
+
+
+def report_data(report: "Report") -> dict[str, object]:
+    """A verification as JSON."""
+    worst = {"tensor": report.worst.name, "error": report.worst.error} if report.worst else None
+    return {
+        "tensors": report.tensors,
+        "packed": report.packed,
+        "checksums": report.checksums,
+        "compared": report.compared,
+        "rows": report.rows,
+        "worst": worst,
+    }
+
+
+def _plan_data(plan: "Plan", recipe: str) -> dict[str, object]:
+    from tqcli.plan_summary import plan_rows
+
+    return {
+        "model": plan.source.storage.label,
+        "revision": plan.source.storage.revision,
+        "model_type": plan.source.config["model_type"],
+        "recipe": recipe,
+        "parameters": plan.parameters,
+        "source_bytes": plan.source_bytes,
+        "weight_bytes": plan.weight_bytes,
+        "file_bytes": plan.file_bytes,
+        "bits_per_weight": round(plan.weight_bytes * 8 / plan.parameters, 4) if plan.parameters else 0.0,
+        "shards": {shard.name: shard.file_bytes for shard in plan.shards},
+        "rows": [
+            {"roles": row.roles, "layers": row.layers, "tensors": row.tensors, "becomes": row.becomes,
+             "parameters": row.parameters, "bytes": row.nbytes, "why": row.why}
+            for row in plan_rows(plan)
+        ],
+    }  # fmt: skip
+
+
+def _list_recipes(out: Out) -> None:
+    from tqcli.recipe import builtin_recipes, load_recipe
+
+    recipes = {name: load_recipe(name) for name in builtin_recipes()}
+    out.table(("recipe", "what it does"), [(name, recipe.summary) for name, recipe in recipes.items()])
+    out.result({name: recipe.to_flat() for name, recipe in recipes.items()}, "\n".join(recipes))

@@ -1,0 +1,167 @@
+"""`tq inspect`: what a checkpoint holds, from its headers; `--verify` reads the weights as well."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tqcli.cli.options import Format, Revision, Workers
+from tqcli.cli.out import Out, OutputFormat, command, count, size
+from tqcli.errors import CheckFailed, InputError
+
+if TYPE_CHECKING:
+    from tqcli.checkpoint.reader import Checkpoint
+    from tqcli.inspection import Difference, Item, Summary
+
+
+def inspect_command(
+    model: Annotated[str, typer.Argument(help="Local folder or Hub id, compressed or not.")],
+    names: Annotated[bool, typer.Option("--names", help="Print every weight's name.")] = False,
+    tensors: Annotated[
+        str | None, typer.Option(help="Print weights whose name fits a glob or re: pattern.", metavar="GLOB")
+    ] = None,
+    recipe: Annotated[bool, typer.Option("--recipe", help="Print the recipe it was made with.")] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Read the weights and check them.")] = False,
+    source: Annotated[
+        str | None, typer.Option(help="With --verify: compare with this original.", metavar="MODEL")
+    ] = None,
+    verify_all: Annotated[bool, typer.Option("--all", help="With --source: compare every row.")] = False,
+    diff: Annotated[
+        str | None, typer.Option(help="Compare with another checkpoint, by headers.", metavar="OTHER")
+    ] = None,
+    revision: Revision = None,
+    workers: Workers = None,
+    output_format: Format = OutputFormat.human,
+) -> None:
+    """Show what a checkpoint holds, without loading or downloading its weights.
+
+    Examples:
+
+      tq inspect out/
+
+      tq inspect google/gemma-4-26B-A4B-it --tensors '*.experts.*'
+
+      tq inspect out/ --verify --source ./model --all
+    """
+    with command(output_format) as out:
+        from tqcli.checkpoint.reader import open_checkpoint
+        from tqcli.hub.fetch import open_source
+        from tqcli.inspection import compare, summarize
+
+        checkpoint = open_checkpoint(open_source(model, revision))
+        summary = summarize(checkpoint)
+        if verify:
+            _verify(out, checkpoint, source, verify_all, workers)
+        elif recipe:
+            _print_recipe(out, summary)
+        elif names:
+            _print_names(out, summary)
+        elif tensors is not None:
+            _print_items(out, summary.select(tensors))
+        elif diff is not None:
+            other = summarize(open_checkpoint(open_source(diff, None)))
+            _print_difference(out, compare(summary, other), model, diff)
+        else:
+            _print_summary(out, summary)
+
+
+def _print_summary(out: Out, summary: "Summary") -> None:
+    revision = f"   {summary.revision[:12]}" if summary.revision else ""
+    out.line(f"model    {summary.model}{revision}   {summary.model_type}   {count(summary.parameters)} weights")
+    if summary.tool:
+        out.line(f"made by  {summary.tool}   from {summary.original_model or 'an unnamed model'}")
+    out.line()
+    rows = [
+        (row.role, row.kind, str(row.tensors), count(row.parameters), size(row.nbytes)) for row in summary.by_role()
+    ]
+    out.table(("role", "stored as", "tensors", "weights", "size"), rows, right=(2, 3, 4))
+    out.line()
+    shards = f"{summary.shards} shard{'' if summary.shards == 1 else 's'}"
+    out.line(f"{size(summary.nbytes)} in {shards}   {summary.bits_per_weight:.2f} bits per weight")
+    if not summary.known_architecture:
+        out.note(f"note: model_type `{summary.model_type}` is not known, so no roles are shown")
+    for name, reason in summary.ignored_files:
+        out.note(f"note: `{name}` is left out: {reason}")
+    out.result(_summary_data(summary), f"{summary.bits_per_weight:.4f}")
+
+
+def _summary_data(summary: "Summary") -> dict[str, object]:
+    return {
+        "model": summary.model,
+        "revision": summary.revision,
+        "model_type": summary.model_type,
+        "tool": summary.tool,
+        "original_model": summary.original_model,
+        "parameters": summary.parameters,
+        "bytes": summary.nbytes,
+        "bits_per_weight": round(summary.bits_per_weight, 4),
+        "shards": summary.shards,
+        "roles": [
+            {"role": row.role, "stored_as": row.kind, "tensors": row.tensors, "parameters": row.parameters,
+             "bytes": row.nbytes}
+            for row in summary.by_role()
+        ],
+    }  # fmt: skip
+
+
+def _print_names(out: Out, summary: "Summary") -> None:
+    names = [item.name for item in summary.items]
+    for name in names:
+        out.line(name)
+    out.result({"names": names}, "\n".join(names))
+
+
+def _print_items(out: Out, items: "list[Item]") -> None:
+    rows = [(item.name, item.kind, "x".join(map(str, item.shape)), size(item.nbytes), item.file) for item in items]
+    out.table(("name", "stored as", "shape", "size", "file"), rows, right=(3,))
+    data = [
+        {"name": item.name, "role": item.role, "stored_as": item.kind, "shape": list(item.shape),
+         "bytes": item.nbytes, "file": item.file}
+        for item in items
+    ]  # fmt: skip
+    out.result({"tensors": data}, "\n".join(item.name for item in items))
+
+
+def _print_recipe(out: Out, summary: "Summary") -> None:
+    from tqcli.documents import recipe_toml
+
+    if summary.recipe is None:
+        raise InputError(f"`{summary.model}` holds no recipe", why="tq did not write it")
+    text = recipe_toml(summary.recipe).decode().rstrip("\n")
+    out.line(text)
+    out.result({"recipe": dict(summary.recipe)}, text)
+
+
+def _print_difference(out: Out, difference: "Difference", first: str, second: str) -> None:
+    for label, names in ((first, difference.only_first), (second, difference.only_second)):
+        for name in names:
+            out.line(f"only in {label}: {name}")
+    if difference.changed:
+        out.table(("changed", first, second), difference.changed)
+    out.line(
+        f"{difference.same} alike, {len(difference.changed)} changed, {len(difference.only_first)} only in {first}, "
+        f"{len(difference.only_second)} only in {second}"
+    )
+    out.result(
+        {
+            "same": difference.same,
+            "changed": [{"name": name, "first": a, "second": b} for name, a, b in difference.changed],
+            "only_first": list(difference.only_first),
+            "only_second": list(difference.only_second),
+        },
+        str(len(difference.changed) + len(difference.only_first) + len(difference.only_second)),
+    )
+    if difference.changed or difference.only_first or difference.only_second:
+        raise CheckFailed("the two checkpoints differ")
+
+
+def _verify(out: Out, checkpoint: "Checkpoint", source: str | None, every_row: bool, workers: int | None) -> None:
+    from tqcli.checkpoint.reader import open_checkpoint
+    from tqcli.cli.convert import print_checked, report_data
+    from tqcli.convert import default_workers
+    from tqcli.hub.fetch import open_source
+    from tqcli.verify import verify
+
+    original = open_checkpoint(open_source(source, None)) if source else None
+    report = verify(checkpoint, original, every_row=every_row, workers=workers or default_workers())
+    print_checked(out, report)
+    out.result(report_data(report), "ok")

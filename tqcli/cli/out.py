@@ -1,0 +1,138 @@
+"""Everything that tq prints. Data goes to standard output; progress, notes and errors go to standard error.
+
+Three forms: `human`, `json` (one object on standard output) and `quiet` (the one value that a script wants). All is
+readable without colour. Names come from files that strangers wrote, so control characters are shown, never sent.
+"""
+
+import json
+import os
+import shutil
+import sys
+import textwrap
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from enum import StrEnum
+from typing import Any
+
+import typer
+
+from tqcli.errors import TqError
+
+_GAP = "  "
+INTERNAL_ERROR = 70
+INTERRUPTED = 130
+
+
+class OutputFormat(StrEnum):
+    """How results are printed."""
+
+    human = "human"
+    json = "json"
+    quiet = "quiet"
+
+
+def printable(text: str) -> str:
+    """Text with every control character spelled out, safe to send to a terminal."""
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+
+
+class Out:
+    """One command's output."""
+
+    def __init__(self, form: OutputFormat) -> None:
+        self.form = form
+
+    @property
+    def human(self) -> bool:
+        """Whether a person reads."""
+        return self.form is OutputFormat.human
+
+    def line(self, text: str = "") -> None:
+        """A line of a human result."""
+        if self.human:
+            print(printable(text))
+
+    def table(self, header: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> None:
+        """A human table. `right`: the columns that are numbers. The last column wraps at the terminal's width."""
+        if not self.human:
+            return
+        cells = [[printable(cell) for cell in row] for row in (header, *rows)]
+        widths = [max(len(row[i]) for row in cells) for i in range(len(header) - 1)]
+        indent = sum(widths) + len(_GAP) * len(widths)
+        for *first, last in cells:
+            aligned = [
+                cell.rjust(width) if i in right else cell.ljust(width)
+                for i, (cell, width) in enumerate(zip(first, widths, strict=True))
+            ]
+            lines = textwrap.wrap(last, max(_width() - indent, 20), break_long_words=False) or [""]
+            print(_GAP.join([*aligned, lines[0]]).rstrip())
+            for line in lines[1:]:
+                print(" " * indent + line)
+
+    def result(self, data: Mapping[str, Any], quiet: str) -> None:
+        """The result for machines: an object, or one value."""
+        if self.form is OutputFormat.json:
+            print(json.dumps(data, indent=2))
+        elif self.form is OutputFormat.quiet:
+            print(printable(quiet))
+
+    def note(self, text: str) -> None:
+        """Something worth knowing, on standard error."""
+        if self.form is not OutputFormat.quiet:
+            print(printable(text), file=sys.stderr)
+
+    def error(self, error: TqError) -> None:
+        """What, why, fix; on standard error in every form."""
+        print(printable(f"error: {error}"), file=sys.stderr)
+
+
+@contextmanager
+def command(form: OutputFormat, kept: str = "") -> Iterator[Out]:
+    """Run a command's body and turn what it raises into a message and an exit code.
+
+    kept: what a person should know after Ctrl-C.
+    """
+    out = Out(form)
+    try:
+        yield out
+    except TqError as error:
+        if os.environ.get("TQ_DEBUG") == "1":
+            traceback.print_exc()
+        out.error(error)
+        raise typer.Exit(error.exit_code) from error
+    except KeyboardInterrupt as error:
+        print(f"\ninterrupted{': ' + kept if kept else ''}", file=sys.stderr)
+        raise typer.Exit(INTERRUPTED) from error
+    except BrokenPipeError as error:
+        # The reader, such as `head`, has seen enough. Python would complain once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(0) from error
+    except (typer.Exit, typer.Abort):
+        raise
+    except Exception as error:
+        traceback.print_exc()
+        print("error: this is a bug in tq; please report it with the lines above", file=sys.stderr)
+        raise typer.Exit(INTERNAL_ERROR) from error
+
+
+def _width() -> int:
+    return shutil.get_terminal_size((80, 24)).columns
+
+
+def size(nbytes: float) -> str:
+    """Bytes for people, in powers of ten: `12.33 GB`."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(nbytes) < 1000:
+            return f"{nbytes:.0f} B" if unit == "B" else f"{nbytes:.2f} {unit}"
+        nbytes /= 1000
+    return f"{nbytes:.2f} TB"
+
+
+def count(number: float) -> str:
+    """A number of weights for people: `25.81B`, `2.50M`."""
+    for unit in ("", "K", "M"):
+        if abs(number) < 1000:
+            return f"{number:.0f}" if not unit else f"{number:.2f}{unit}"
+        number /= 1000
+    return f"{number:.2f}B"

@@ -1,0 +1,26 @@
+"""Candidate scales for the `search` encoder: which grids are tried for one group of weights."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tq_kernels.types import SEARCH_UNITS
+from tqcli.codec.lloyd_max import POSITIVE_LEVELS
+
+CANDIDATES: dict[int, tuple[float, ...]] = {
+    2: (0.8, 0.86, 0.92, 0.98, 1.04, 1.10, 1.16, 1.22),
+    3: (0.8, 0.85, 0.90, 0.95, 1.00, 1.05, 1.10, 1.15),
+    4: (0.75, 0.80, 0.85, 0.90, 0.95, 1.00, 1.05, 1.10),
+}
+
+
+def search_centroids(bits: int) -> NDArray[np.int16]:
+    """The positive levels in units of 1/SEARCH_UNITS of a standard deviation: int16 (2**(bits-1),)."""
+    return np.rint(np.array(POSITIVE_LEVELS[bits]) * SEARCH_UNITS).astype(np.int16)
+
+
+def search_boundaries(bits: int) -> NDArray[np.int16]:
+    """The midpoints between positive levels, times each candidate: int16 (candidates, 2**(bits-1) - 1)."""
+    levels = np.array(POSITIVE_LEVELS[bits])
+    midpoints = (levels[:-1] + levels[1:]) / 2
+    scales = np.array(CANDIDATES[bits])
+    return np.rint(scales[:, None] * midpoints[None, :] * SEARCH_UNITS).astype(np.int16)

@@ -1,0 +1,143 @@
+"""Run a plan: read, encode, write, note in the journal; go on where an interrupted run stopped.
+
+Order: journal, shards (each under a temporary name until it is whole), side files, then recipe, index and config
+last, so that a folder without them is visibly unfinished. Verification and the removal of the journal are the
+caller's (`finish`). Final bytes do not depend on workers or interruptions.
+"""
+
+import os
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Protocol
+
+from numpy.typing import NDArray
+
+from tqcli import documents
+from tqcli.checkpoint.journal import FinishedShard, Journal
+from tqcli.checkpoint.sidecars import CONFIG_NAME, INDEX_NAME, copy_sidecar, same_bytes, sidecars
+from tqcli.checkpoint.writer import ShardLayout, ShardWriter, write_atomically
+from tqcli.output_folder import claim
+from tqcli.pieces import Piece, encode_piece, pieces
+from tqcli.plan import Plan
+
+Encoded = tuple[NDArray[Any], ...]
+
+
+class Progress(Protocol):
+    """Told of what happens; the command line draws it."""
+
+    def resumed(self, shard: ShardLayout, source_bytes: int) -> None:
+        """A shard was found whole from an earlier run."""
+
+    def advance(self, source_bytes: int) -> None:
+        """So many bytes of the source were read, encoded and written."""
+
+    def shard_done(self, shard: ShardLayout) -> None:
+        """A shard has its final name."""
+
+
+def default_workers() -> int:
+    """One for each processor that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def convert(plan: Plan, folder: Path, *, workers: int, overwrite: bool, progress: Progress) -> None:
+    """Write the whole output folder and leave its journal in place.
+
+    Raises InputError for a bad source or a folder that holds something else, MachineError for disk and permissions.
+    """
+    with claim(plan, folder, overwrite=overwrite) as journal:
+        sha256: dict[str, str] = {}
+        for shard in plan.shards:
+            finished = journal.finished.get(shard.name)
+            if finished and is_whole(folder, shard):
+                progress.resumed(shard, _source_bytes(plan, shard))
+            else:
+                finished = _write_shard(plan, shard, folder, workers, progress)
+                journal.add(finished)
+                progress.shard_done(shard)
+            sha256.update(finished.sha256)
+        _write_documents(plan, folder, sha256)
+
+
+def finish(folder: Path) -> None:
+    """Take the journal away: the folder is whole and verified."""
+    with Journal(folder) as journal:
+        journal.remove()
+
+
+def is_whole(folder: Path, shard: ShardLayout) -> bool:
+    """Whether a shard that the journal calls finished is still there, with its size and header."""
+    path = folder / shard.name
+    if not path.is_file() or path.stat().st_size != shard.file_bytes:
+        return False
+    with path.open("rb") as file:
+        return file.read(len(shard.header)) == shard.header
+
+
+def preflight(plan: Plan) -> None:
+    """Encode and decode the first rows of the largest packed tensor, so that what cannot work fails now."""
+    largest = max(plan.packed, key=lambda decision: decision.tensor.nbytes, default=None)
+    if largest is None or largest.tq is None:
+        return
+    first = next(pieces(largest, piece_bytes=1 << 16))
+    encoded = encode_piece(plan.source.storage, first)
+    largest.tq.decode(encoded, largest.tensor.shape[-1])
+
+
+def _write_shard(plan: Plan, shard: ShardLayout, folder: Path, workers: int, progress: Progress) -> FinishedShard:
+    work = (piece for decision in _decisions(plan, shard) for piece in pieces(decision))
+    with ShardWriter(folder, shard) as writer:
+        for piece, encoded in _in_order(plan, work, workers):
+            for stored, array in zip(piece.decision.stored, encoded, strict=True):
+                writer.append(stored.name, array.data.cast("B"))
+            progress.advance(piece.source_bytes)
+        sha256 = writer.finish()
+    return FinishedShard(shard.name, shard.file_bytes, sha256)
+
+
+def _in_order(plan: Plan, work: Iterator[Piece], workers: int) -> Iterator[tuple[Piece, Encoded]]:
+    """Encode pieces on several threads and give them back in order, a few in flight at a time."""
+    source = plan.source.storage
+    with ThreadPoolExecutor(workers, thread_name_prefix="encode") as pool:
+        flight: deque[tuple[Piece, Future[Encoded]]] = deque()
+        try:
+            for piece in work:
+                flight.append((piece, pool.submit(encode_piece, source, piece)))
+                if len(flight) > workers + 1:
+                    yield _next(flight)
+            while flight:
+                yield _next(flight)
+        finally:
+            for _, future in flight:
+                future.cancel()
+
+
+def _next(flight: deque[tuple[Piece, Future[Encoded]]]) -> tuple[Piece, Encoded]:
+    piece, future = flight.popleft()
+    return piece, future.result()
+
+
+def _decisions(plan: Plan, shard: ShardLayout) -> Iterator[Any]:
+    here = {tensor.name for tensor in shard.tensors}
+    return (decision for decision in plan.decisions if decision.stored[0].name in here)
+
+
+def _source_bytes(plan: Plan, shard: ShardLayout) -> int:
+    return sum(decision.tensor.nbytes for decision in _decisions(plan, shard))
+
+
+def _write_documents(plan: Plan, folder: Path, sha256: dict[str, str]) -> None:
+    storage = plan.source.storage
+    copied, _ = sidecars(storage)
+    for name in copied:
+        if not same_bytes(storage, name, folder / name):
+            copy_sidecar(storage, name, folder)
+    write_atomically(folder / documents.RECIPE_NAME, documents.recipe_toml(plan.recipe.to_flat()))
+    index = documents.index_json(plan)
+    if index is not None:
+        write_atomically(folder / INDEX_NAME, index)
+    write_atomically(folder / documents.TQ_CONFIG_NAME, documents.tq_config_json(plan, sha256, copied))
+    write_atomically(folder / CONFIG_NAME, documents.config_json(plan))

@@ -1,0 +1,41 @@
+"""What every stored format answers. A format is pure: names, shapes and arrays in, the same out; no files, no state.
+
+Weights travel as two-dimensional arrays of rows, because every format here treats rows on their own: encoding a
+matrix in pieces and joining the pieces gives the bytes of encoding it at once. That is what bounds memory.
+"""
+
+from math import prod
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tqcli.checkpoint.stored import Shape, Stored
+
+
+class Format(Protocol):
+    """How one weight is stored."""
+
+    @property
+    def label(self) -> str:
+        """A few characters for tables, such as `tq3 g128`."""
+
+    def stored(self, name: str, shape: Shape) -> tuple[Stored, ...]:
+        """What the weight `name` of that shape becomes on disk, in a fixed order."""
+
+    def encode(self, weight: NDArray[Any], dtype: str) -> tuple[NDArray[Any], ...]:
+        """Encode rows: (rows, columns) of dtype BF16 (as uint16), F16 or F32 -> one array per stored tensor.
+
+        Raises tq_kernels.NonFiniteWeight with the row where a weight is NaN, Inf or too large.
+        """
+
+    def decode(self, stored: tuple[NDArray[Any], ...], columns: int) -> NDArray[np.float32]:
+        """The weight that loaders see: the stored arrays of some rows -> float32 (rows, columns)."""
+
+    def config(self) -> dict[str, Any]:
+        """This format's keys in config.json and tq_config.json."""
+
+
+def as_matrix(shape: Shape) -> tuple[int, int]:
+    """Rows and columns of a weight: all leading dimensions are rows, the last is columns."""
+    return prod(shape[:-1]), shape[-1]

@@ -1,0 +1,63 @@
+"""The native TurboQuant format: rotated groups, Lloyd-Max indices, one float32 norm a group.
+
+A weight B of R rows and K columns becomes `B.tq_packed`, uint8 (R * n, bytes a group), and `B.tq_norms`, float32
+(R, n), where n = ceil(K / group_size) and the last group is padded with zeros. These are the bytes of the published
+TQ3 checkpoints; their readers decode ours. Left out here: where the tensors lie and what else the folder holds.
+"""
+
+from typing import Any, Literal
+
+import numpy as np
+import tq_kernels
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+from tq_kernels.types import FloatDtype
+
+from tqcli.checkpoint.stored import Shape, Stored
+from tqcli.codec.turboquant import bytes_per_group, groups, tables
+from tqcli.formats.base import as_matrix
+
+PACKED = ".tq_packed"
+NORMS = ".tq_norms"
+
+
+class Tq(BaseModel):
+    """Options of the native format. `scale` is how the encoder chooses the norm; decoders do not see it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    format: Literal["tq"] = "tq"
+    bits: Literal[2, 3, 4]
+    group_size: Literal[32, 64, 128, 256] = 128
+    seed: int = Field(default=42, ge=0, lt=2**32)
+    scale: Literal["norm", "search"] = "search"
+
+    @property
+    def label(self) -> str:
+        """Such as `tq3 g128`."""
+        return f"tq{self.bits} g{self.group_size}"
+
+    def stored(self, name: str, shape: Shape) -> tuple[Stored, ...]:
+        """The pair of tensors that `name` becomes."""
+        rows, columns = as_matrix(shape)
+        count = groups(columns, self.group_size)
+        return (
+            Stored(name + PACKED, "U8", (rows * count, bytes_per_group(self.bits, self.group_size))),
+            Stored(name + NORMS, "F32", (rows, count)),
+        )
+
+    def encode(self, weight: NDArray[Any], dtype: FloatDtype) -> tuple[NDArray[Any], ...]:
+        """(rows, columns) -> codes uint8 (rows * n, bytes a group), norms float32 (rows, n)."""
+        constants = tables(self.bits, self.group_size, self.seed)
+        return tq_kernels.encode(weight, dtype, constants, scale=self.scale)
+
+    def decode(self, stored: tuple[NDArray[Any], ...], columns: int) -> NDArray[np.float32]:
+        """Codes and norms of some rows -> float32 (rows, columns)."""
+        codes, norms = stored
+        constants = tables(self.bits, self.group_size, self.seed)
+        decoded: NDArray[np.float32] = tq_kernels.decode(codes, norms, columns, constants, dtype="F32")
+        return decoded
+
+    def config(self) -> dict[str, Any]:
+        """What a reader needs to decode."""
+        return {"bits": self.bits, "group_size": self.group_size, "seed": self.seed}

@@ -1,0 +1,168 @@
+"""What a checkpoint holds, from its headers alone: totals, a row a role, single tensors, a comparison with another.
+
+Works on any safetensors checkpoint, ours, published or plain. Left out: reading weights (that is `verify`).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tqcli.architectures.base import Architecture, find
+from tqcli.checkpoint.reader import Checkpoint
+from tqcli.errors import InputError
+from tqcli.packed import PackedTensor, packed_tensors, read_tq_config
+from tqcli.plan import matches
+
+
+@dataclass(frozen=True)
+class Item:
+    """One weight as a reader sees it: a plain tensor, or a packed pair under its original name."""
+
+    name: str
+    role: str
+    kind: str
+    shape: tuple[int, ...]
+    nbytes: int
+    parameters: int
+    file: str
+
+
+@dataclass(frozen=True)
+class RoleRow:
+    """All weights of one role stored in one way."""
+
+    role: str
+    kind: str
+    tensors: int
+    parameters: int
+    nbytes: int
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A whole checkpoint. `tool` and `recipe` are what the folder says of its making, where it says so."""
+
+    model: str
+    revision: str | None
+    model_type: str
+    known_architecture: bool
+    shards: int
+    items: tuple[Item, ...]
+    tool: str
+    original_model: str
+    recipe: Mapping[str, Any] | None
+    ignored_files: tuple[tuple[str, str], ...]
+
+    @property
+    def parameters(self) -> int:
+        """Number of weights, as the original counts them."""
+        return sum(item.parameters for item in self.items)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(item.nbytes for item in self.items)
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Bits on disk for each weight."""
+        return self.nbytes * 8 / self.parameters if self.parameters else 0.0
+
+    def by_role(self) -> list[RoleRow]:
+        """A row a role and way of storing, the largest first."""
+        groups: dict[tuple[str, str], list[Item]] = {}
+        for item in self.items:
+            groups.setdefault((item.role, item.kind), []).append(item)
+        rows = [
+            RoleRow(role, kind, len(found), sum(i.parameters for i in found), sum(i.nbytes for i in found))
+            for (role, kind), found in groups.items()
+        ]
+        return sorted(rows, key=lambda row: -row.nbytes)
+
+    def select(self, pattern: str) -> list[Item]:
+        """The weights whose name fits a glob or `re:` pattern. Raises InputError if there are none."""
+        found = [item for item in self.items if matches(item.name, pattern)]
+        if not found:
+            raise InputError(f"pattern `{pattern}` matches no tensor", fix="--names lists them")
+        return found
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Two checkpoints, weight by weight, under original names."""
+
+    only_first: tuple[str, ...]
+    only_second: tuple[str, ...]
+    changed: tuple[tuple[str, str, str], ...]
+    same: int
+
+
+def summarize(checkpoint: Checkpoint) -> Summary:
+    """Read what the headers and the small files say. Raises InputError where they contradict each other."""
+    config = read_tq_config(checkpoint)
+    packed = packed_tensors(checkpoint, config)
+    architecture = _architecture(checkpoint)
+    recipe = config.get("recipe")
+    return Summary(
+        model=checkpoint.storage.label,
+        revision=checkpoint.storage.revision,
+        model_type=str(checkpoint.config.get("model_type", "unknown")),
+        known_architecture=architecture is not None,
+        shards=len(checkpoint.shards),
+        items=_items(checkpoint, packed, architecture),
+        tool=_tool(config, packed),
+        original_model=str(config.get("original_model", "")),
+        recipe=recipe if isinstance(recipe, Mapping) else None,
+        ignored_files=checkpoint.ignored_files,
+    )
+
+
+def compare(first: Summary, second: Summary) -> Difference:
+    """What one has and the other has not, and what is stored otherwise."""
+    left = {item.name: item for item in first.items}
+    right = {item.name: item for item in second.items}
+    both = [name for name in left if name in right]
+    changed = tuple(
+        (name, _form(left[name]), _form(right[name])) for name in both if _form(left[name]) != _form(right[name])
+    )
+    return Difference(
+        only_first=tuple(name for name in left if name not in right),
+        only_second=tuple(name for name in right if name not in left),
+        changed=changed,
+        same=len(both) - len(changed),
+    )
+
+
+def _form(item: Item) -> str:
+    return f"{item.kind} {list(item.shape)}"
+
+
+def _architecture(checkpoint: Checkpoint) -> Architecture | None:
+    try:
+        return find(checkpoint.config)
+    except InputError:
+        return None
+
+
+def _items(
+    checkpoint: Checkpoint, packed: Mapping[str, PackedTensor], architecture: Architecture | None
+) -> tuple[Item, ...]:
+    halves = {tensor.name: pair for pair in packed.values() for tensor in (pair.codes, pair.norms)}
+    items: dict[str, Item] = {}
+    for tensor in checkpoint.tensors.values():
+        pair = halves.get(tensor.name)
+        name = pair.name if pair else tensor.name
+        role = "+".join(architecture.classify(name).roles) if architecture else "-"
+        if pair is None:
+            kind = tensor.dtype.lower()
+            items[name] = Item(name, role, kind, tensor.shape, tensor.nbytes, tensor.parameters, tensor.file)
+        elif name not in items:
+            shape = pair.shape or (pair.rows, pair.columns)
+            items[name] = Item(name, role, pair.tq.label, shape, pair.nbytes, pair.rows * pair.columns, pair.codes.file)
+    return tuple(items.values())
+
+
+def _tool(config: Mapping[str, Any], packed: Mapping[str, PackedTensor]) -> str:
+    if "tool" in config:
+        return str(config["tool"])
+    return "a published TQ3 writer" if packed else ""

@@ -1,0 +1,143 @@
+"""A conversion from the first header to the verified folder: what the command line and Python callers both run.
+
+Order: headers and config.json -> plan -> checks (architecture, source not compressed already, disk, output folder)
+-> download or byte ranges -> write -> verify. Nothing is written before every check has passed.
+"""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqcli.architectures.base import find
+from tqcli.checkpoint.reader import Checkpoint, open_checkpoint
+from tqcli.checkpoint.sidecars import CONFIG_NAME, sidecars
+from tqcli.checkpoint.storage import LocalFolder
+from tqcli.convert import Progress, convert, finish, preflight
+from tqcli.errors import InputError, MachineError
+from tqcli.hub.fetch import download, open_source
+from tqcli.output_folder import check
+from tqcli.pieces import PIECE_BYTES
+from tqcli.plan import Plan, make_plan
+from tqcli.recipe import Recipe, load_recipe
+from tqcli.verify import Report, verify
+
+DEFAULT_SHARD_BYTES = 5_000_000_000
+_COMPRESSED_SUFFIXES = (
+    ".tq_packed",
+    ".qweight",
+    ".weight_packed",
+    ".weight_scale",
+    ".weight_scale_inv",
+    ".scales",
+)
+_COMPRESSED_DTYPES = ("F8_", "F4", "F6_")
+# Interpreter and libraries, measured without torch; pieces in flight come on top.
+_BASE_MEMORY = 90_000_000
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a person asked for."""
+
+    source: str
+    recipe: str
+    changes: Sequence[str] = ()
+    revision: str | None = None
+    shard_bytes: int = DEFAULT_SHARD_BYTES
+
+
+def plan_job(job: Job) -> Plan:
+    """Read headers and decide. Raises InputError before anything large is fetched."""
+    recipe: Recipe = load_recipe(job.recipe, job.changes)
+    source = open_checkpoint(open_source(job.source, job.revision))
+    architecture = find(source.config)
+    refuse_compressed(source)
+    return make_plan(source, architecture, recipe, shard_bytes=job.shard_bytes)
+
+
+def refuse_compressed(source: Checkpoint) -> None:
+    """Compressing twice loses twice. Raises InputError."""
+    text = source.config.get("text_config")
+    sections = (source.config, text if isinstance(text, dict) else {})
+    method = next((s["quantization_config"] for s in sections if s.get("quantization_config")), None)
+    if method is not None:
+        name = method.get("quant_method", "unknown method") if isinstance(method, dict) else "unknown method"
+        raise _compressed(source, f"`quantization_config` in config.json: {name}")
+    for tensor in source.tensors.values():
+        if tensor.name.endswith(_COMPRESSED_SUFFIXES) or tensor.dtype.startswith(_COMPRESSED_DTYPES):
+            raise _compressed(source, f"`{tensor.name}` is {tensor.dtype}")
+
+
+def _compressed(source: Checkpoint, why: str) -> InputError:
+    fix = "name the original BF16 checkpoint"
+    return InputError(f"`{source.storage.label}` is compressed already", why=why, fix=fix)
+
+
+def disk_needed(plan: Plan) -> int:
+    """Bytes that the output takes, small files included."""
+    side = sum(size for name, size in plan.source.storage.files().items() if not name.endswith(".safetensors"))
+    return plan.file_bytes + side
+
+
+def memory_needed(workers: int) -> int:
+    """Bytes of memory: pieces in flight with their codes, and the interpreter. It does not grow with the model."""
+    return _BASE_MEMORY + (workers + 2) * PIECE_BYTES * 3 // 2
+
+
+def check_disk(plan: Plan, folder: Path) -> None:
+    """Raises MachineError when the output cannot fit. Bytes of an interrupted run are counted as free."""
+    there = sum(path.stat().st_size for path in folder.glob("*.safetensors*")) if folder.is_dir() else 0
+    free = free_disk(folder) + there
+    if disk_needed(plan) > free:
+        why = f"{disk_needed(plan) / 1e9:.2f} GB are needed, {free / 1e9:.2f} GB are free"
+        raise MachineError(f"the output does not fit on the disk of `{folder}`", why=why)
+
+
+def free_disk(folder: Path) -> int:
+    """Free bytes where the folder is, or will be."""
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    return shutil.disk_usage(there).free
+
+
+def run_job(
+    plan: Plan,
+    folder: Path,
+    *,
+    workers: int,
+    overwrite: bool,
+    stream: bool,
+    every_row: bool,
+    progress: Progress,
+) -> Report:
+    """Convert and verify. Raises InputError, MachineError, or CheckFailed where the written folder is not right."""
+    check(plan, folder, overwrite=overwrite)
+    check_disk(plan, folder)
+    plan = plan if stream else _on_this_machine(plan)
+    preflight(plan)
+    convert(plan, folder, workers=workers, overwrite=overwrite, progress=progress)
+    report = verify_folder(folder, plan.source if not stream else None, every_row=every_row, workers=workers)
+    finish(folder)
+    return report
+
+
+def verify_folder(folder: Path, source: Checkpoint | None, *, every_row: bool, workers: int) -> Report:
+    """Open a written folder anew and check it."""
+    with LocalFolder(folder) as storage:
+        return verify(open_checkpoint(storage), source, every_row=every_row, workers=workers)
+
+
+def _on_this_machine(plan: Plan) -> Plan:
+    """Fetch a Hub model's files, whole; a local source stays as it is."""
+    storage = plan.source.storage
+    if isinstance(storage, LocalFolder):
+        return plan
+    from tqcli.hub.remote import HubFolder
+
+    if not isinstance(storage, HubFolder):
+        raise TypeError(f"{type(storage).__name__} cannot be fetched")
+    copied, _ = sidecars(storage)
+    wanted = [*(shard.name for shard in plan.source.shards), CONFIG_NAME, *copied]
+    local = open_checkpoint(download(storage, wanted))
+    shard_bytes = max(shard.weight_bytes for shard in plan.shards)
+    return make_plan(local, plan.architecture, plan.recipe, shard_bytes=shard_bytes)

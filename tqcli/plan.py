@@ -1,0 +1,202 @@
+"""The plan: one decision a tensor, made from names and shapes alone. No weight is read and nothing is written.
+
+What the plan says of sizes is what the writer writes: the sum of `Format.stored` and of the headers, to the byte.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import cached_property
+
+from tqcli.architectures.base import Architecture, Role, TensorRole
+from tqcli.checkpoint.header import TensorInfo
+from tqcli.checkpoint.reader import Checkpoint
+from tqcli.checkpoint.stored import Stored
+from tqcli.checkpoint.writer import ShardLayout, lay_out_shards
+from tqcli.errors import InputError
+from tqcli.formats.tq import Tq
+from tqcli.recipe import Keep, Override, Recipe
+
+_ENCODABLE = ("BF16", "F16", "F32")
+_EXPERT_ROLES: frozenset[Role] = frozenset(("expert_gate", "expert_up", "expert_down"))
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What one source tensor becomes. `tq` is None where the tensor is kept."""
+
+    tensor: TensorInfo
+    role: TensorRole
+    tq: Tq | None
+    stored: tuple[Stored, ...]
+    why: str
+
+    @property
+    def label(self) -> str:
+        """What it becomes, for tables."""
+        return self.tq.label if self.tq else self.stored[0].dtype.lower()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of data on disk."""
+        return sum(stored.nbytes for stored in self.stored)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A recipe applied to one model."""
+
+    source: Checkpoint
+    architecture: Architecture
+    recipe: Recipe
+    layers: int
+    decisions: tuple[Decision, ...]
+    shards: tuple[ShardLayout, ...]
+
+    @cached_property
+    def by_name(self) -> Mapping[str, Decision]:
+        """Source tensor name -> decision."""
+        return {decision.tensor.name: decision for decision in self.decisions}
+
+    @property
+    def source_bytes(self) -> int:
+        """Bytes of weights in the source."""
+        return sum(decision.tensor.nbytes for decision in self.decisions)
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of weights in the output."""
+        return sum(decision.nbytes for decision in self.decisions)
+
+    @property
+    def file_bytes(self) -> int:
+        """Bytes of the output's safetensors files, headers included."""
+        return sum(shard.file_bytes for shard in self.shards)
+
+    @property
+    def parameters(self) -> int:
+        """Number of weights."""
+        return sum(decision.tensor.parameters for decision in self.decisions)
+
+    @property
+    def packed(self) -> tuple[Decision, ...]:
+        """The decisions that change a tensor."""
+        return tuple(decision for decision in self.decisions if decision.tq)
+
+
+def make_plan(source: Checkpoint, architecture: Architecture, recipe: Recipe, *, shard_bytes: int) -> Plan:
+    """Decide on every tensor.
+
+    Raises InputError where a selector matches nothing or one fused matrix would mix formats.
+    """
+    layers = architecture.layers(source.config)
+    roles = {name: architecture.classify(name) for name in source.tensors}
+    _check_selectors(recipe, roles, layers)
+    decisions = tuple(_decide(tensor, roles[name], recipe, layers) for name, tensor in source.tensors.items())
+    _check_fused(decisions, architecture.fused)
+    shards = lay_out_shards([decision.stored for decision in decisions], shard_bytes)
+    return Plan(source, architecture, recipe, layers, decisions, shards)
+
+
+def _decide(tensor: TensorInfo, role: TensorRole, recipe: Recipe, layers: int) -> Decision:
+    stored_as, why = _choose(tensor, role, recipe, layers)
+    if isinstance(stored_as, Keep):
+        return _kept(tensor, role, recipe, why)
+    stored = stored_as.stored(tensor.name, tensor.shape)
+    if sum(part.nbytes for part in stored) >= tensor.nbytes:
+        return _kept(tensor, role, recipe, "packing would not shrink it")
+    return Decision(tensor, role, stored_as, stored, why)
+
+
+def _choose(tensor: TensorInfo, role: TensorRole, recipe: Recipe, layers: int) -> tuple[Tq | Keep, str]:
+    """The first override that fits, else protection, else the default."""
+    override = next((one for one in recipe.override if _fits(one, tensor, role, layers)), None)
+    if reason := _no_matrix(tensor, role, named=bool(override and override.tensors)):
+        return Keep(), reason
+    if override and (override.roles or override.tensors):
+        return override.stored_as, override.why
+    if set(role.roles) & set(recipe.protect):
+        return Keep(), "protected"
+    return (override.stored_as, override.why) if override else (recipe.stored_as, "")
+
+
+def _no_matrix(tensor: TensorInfo, role: TensorRole, *, named: bool) -> str:
+    """Why a tensor cannot be packed, or nothing. `named`: an override selects it by its own name."""
+    if role.roles == ("norm",):
+        return "not a weight matrix"
+    if role.roles == ("other",) and not named:
+        return "no known role"
+    experts = len(tensor.shape) == 3 and bool(_EXPERT_ROLES & set(role.roles))
+    if len(tensor.shape) != 2 and not experts:
+        return "not a weight matrix"
+    if tensor.dtype not in _ENCODABLE or tensor.parameters == 0:
+        return f"{tensor.dtype.lower()} is not encoded"
+    return ""
+
+
+def _kept(tensor: TensorInfo, role: TensorRole, recipe: Recipe, why: str) -> Decision:
+    halved = recipe.keep_dtype == "float16" and tensor.dtype in _ENCODABLE
+    dtype = "F16" if halved else tensor.dtype
+    return Decision(tensor, role, None, (Stored(tensor.name, dtype, tensor.shape),), why)
+
+
+def _fits(override: Override, tensor: TensorInfo, role: TensorRole, layers: int) -> bool:
+    if override.roles and not set(override.roles) & set(role.roles):
+        return False
+    if override.tensors and not any(matches(tensor.name, pattern) for pattern in override.tensors):
+        return False
+    return override.layers is None or override.layers.holds(role.layer, layers)
+
+
+def matches(name: str, pattern: str) -> bool:
+    """Whether a tensor's name, with or without `.weight`, fits a glob or a `re:` pattern."""
+    names = (name, name.removesuffix(".weight"))
+    if not pattern.startswith("re:"):
+        return any(fnmatchcase(one, pattern) for one in names)
+    return any(re.fullmatch(pattern[3:], one) for one in names)
+
+
+def _check_selectors(recipe: Recipe, roles: Mapping[str, TensorRole], layers: int) -> None:
+    """A selector that matches nothing is a mistake in the recipe, or the wrong recipe for the model."""
+    for override in recipe.override:
+        for pattern in override.tensors:
+            _check_pattern(pattern, roles)
+        if not any(_selects(override, name, role, layers) for name, role in roles.items()):
+            chosen = ", ".join(override.roles) or ", ".join(override.tensors) or "layers"
+            raise InputError(f"an override matches no tensor of this model: `{chosen}`", why=override.why)
+
+
+def _selects(override: Override, name: str, role: TensorRole, layers: int) -> bool:
+    by_role = not override.roles or bool(set(override.roles) & set(role.roles))
+    by_name = not override.tensors or any(matches(name, pattern) for pattern in override.tensors)
+    by_layer = override.layers is None or override.layers.holds(role.layer, layers)
+    return by_role and by_name and by_layer
+
+
+def _check_pattern(pattern: str, names: Mapping[str, TensorRole]) -> None:
+    try:
+        found = any(matches(name, pattern) for name in names)
+    except re.error as error:
+        raise InputError(f"`{pattern}` is not a regular expression", why=str(error)) from error
+    if not found:
+        fix = "`tq inspect MODEL --names` lists the names"
+        raise InputError(f"pattern `{pattern}` matches no tensor of this model", fix=fix)
+
+
+def _check_fused(decisions: Sequence[Decision], fused: tuple[tuple[Role, ...], ...]) -> None:
+    """Engines join q, k, v and gate, up into one matrix, and stack experts: one format for all of it."""
+    for group in fused:
+        blocks: dict[str, dict[str, Decision]] = {}
+        for decision in decisions:
+            if len(decision.tensor.shape) >= 2 and set(decision.role.roles) & set(group):
+                blocks.setdefault(decision.role.block, {})[decision.label] = decision
+        for block, labels in blocks.items():
+            if len(labels) > 1:
+                raise _mixed(block, group, labels)
+
+
+def _mixed(block: str, group: tuple[Role, ...], labels: Mapping[str, Decision]) -> InputError:
+    what = f"`{block}` would mix formats inside one fused matrix"
+    why = ", ".join(f"`{decision.tensor.name}` {label}" for label, decision in labels.items())
+    return InputError(what, why=why, fix=f"give {', '.join(group)} the same format in the recipe")

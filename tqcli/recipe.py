@@ -1,0 +1,165 @@
+"""Recipes: which tensor gets which format. A recipe is data from a TOML file; nothing here touches a tensor.
+
+Flat keys are the default format; `[[override]]` tables change it for some tensors and the first match wins. Roles
+named in `protect` keep the source's bytes unless an override names them.
+"""
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from tqcli import recipe_errors
+from tqcli.architectures.base import Role
+from tqcli.errors import InputError
+from tqcli.formats.tq import Tq
+
+DEFAULT_RECIPE = "tq3"
+_MAXIMUM_BYTES = 1 << 20
+_FORMAT_KEYS = ("format", "bits", "group_size", "seed", "scale")
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Keep(_Table):
+    """The source's own bytes."""
+
+    format: Literal["keep"] = "keep"
+
+    @property
+    def label(self) -> str:
+        """As printed in tables."""
+        return "kept"
+
+
+StoredAs = Annotated[Tq | Keep, Field(discriminator="format")]
+
+
+class Layers(_Table):
+    """The first and the last so many layers."""
+
+    first: int = Field(default=0, ge=0)
+    last: int = Field(default=0, ge=0)
+
+    def holds(self, layer: int | None, count: int) -> bool:
+        """Whether that layer, of `count`, is one of them."""
+        return layer is not None and (layer < self.first or layer >= count - self.last)
+
+
+class Override(_Table):
+    """Another format for the tensors that fit every selector given."""
+
+    stored_as: StoredAs
+    why: str = ""
+    roles: tuple[Role, ...] = ()
+    tensors: tuple[str, ...] = ()
+    layers: Layers | None = None
+
+
+class Recipe(_Table):
+    """A recipe as resolved: file, defaults and `--set` together."""
+
+    summary: str = ""
+    stored_as: StoredAs
+    protect: tuple[Role, ...] = ("embed", "head", "router", "vision", "audio")
+    keep_dtype: Literal["source", "float16"] = "source"
+    override: tuple[Override, ...] = ()
+
+    def to_flat(self) -> dict[str, Any]:
+        """The recipe with the keys of its file, for storing in the output."""
+        return _unfold(self.model_dump(mode="json", exclude_none=True))
+
+
+def builtin_recipes() -> dict[str, Path]:
+    """Name -> file of the recipes that ship with the package."""
+    inside = Path(__file__).parent / "configs"
+    folder = inside if inside.is_dir() else Path(__file__).parent.parent / "configs"
+    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+
+
+def load_recipe(name_or_file: str, changes: Sequence[str] = ()) -> Recipe:
+    """Read a built-in recipe by name, or a file, and apply `key=value` changes.
+
+    Raises InputError naming file, line and nearest key.
+    """
+    path = _locate(name_or_file)
+    text = _read(path)
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"`{path}` is not valid TOML", why=str(error)) from error
+    for change in changes:
+        key, value = parse_change(change)
+        data[key] = value
+    return _validate(data, path, text)
+
+
+def parse_change(change: str) -> tuple[str, Any]:
+    """`bits=4` -> ("bits", 4); what is no TOML value is taken as a string."""
+    key, equals, raw = change.partition("=")
+    if not equals or not key.strip():
+        raise InputError(f"`--set {change}` is not of the form key=value", fix="such as `--set bits=4`")
+    try:
+        return key.strip(), tomllib.loads(f"value = {raw}")["value"]
+    except tomllib.TOMLDecodeError:
+        return key.strip(), raw.strip()
+
+
+def _locate(name_or_file: str) -> Path:
+    known = builtin_recipes()
+    if name_or_file in known:
+        return known[name_or_file]
+    path = Path(name_or_file)
+    if path.is_file():
+        return path
+    raise recipe_errors.unknown_recipe(name_or_file, list(known))
+
+
+def _read(path: Path) -> str:
+    try:
+        if path.stat().st_size > _MAXIMUM_BYTES:
+            raise InputError(f"`{path}` is too large for a recipe", why=f"over {_MAXIMUM_BYTES} bytes")
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"`{path}` is not UTF-8 text", why=str(error)) from error
+    except OSError as error:
+        raise InputError(f"`{path}` cannot be read", why=str(error)) from error
+
+
+def _validate(data: dict[str, Any], path: Path, text: str) -> Recipe:
+    try:
+        return Recipe.model_validate(_fold(data))
+    except ValidationError as error:
+        legal = {*_FORMAT_KEYS, *Recipe.model_fields, *Override.model_fields} - {"stored_as"}
+        raise recipe_errors.explain(error, path, text, legal) from error
+
+
+def _fold(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Gather the flat format keys of each scope in one `stored_as` table; an override inherits the defaults."""
+    default = {key: data[key] for key in _FORMAT_KEYS if key in data}
+    folded = {key: value for key, value in data.items() if key not in _FORMAT_KEYS}
+    folded["stored_as"] = default
+    overrides = data.get("override")
+    if isinstance(overrides, list):
+        folded["override"] = [_fold_override(table, default) for table in overrides]
+    return folded
+
+
+def _fold_override(table: Any, default: Mapping[str, Any]) -> Any:
+    if not isinstance(table, dict):
+        return table
+    own = {key: table[key] for key in _FORMAT_KEYS if key in table}
+    inherits = own.get("format", default.get("format")) == default.get("format")
+    rest = {key: value for key, value in table.items() if key not in _FORMAT_KEYS}
+    return rest | {"stored_as": {**default, **own} if inherits else own}
+
+
+def _unfold(data: dict[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = data.pop("stored_as") | data
+    if "override" in flat:
+        flat["override"] = [_unfold(dict(table)) for table in flat["override"]]
+    return flat

@@ -1,0 +1,60 @@
+"""Experts with packed weights: of each layer only the experts that a token chose are decoded, one at a time.
+
+The arithmetic, and its order, are those of transformers' own "eager" experts, so that results are equal to the bit.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
+
+from tqcli.errors import InputError
+from tqcli.runtime.transformers.hooks import in_place
+from tqcli.runtime.transformers.register import METHOD
+
+PROJECTIONS = ("gate_up_proj", "down_proj")
+
+
+def is_packable(module: nn.Module) -> bool:
+    """Whether a module is one of transformers' fused experts, of the common kind that runs here."""
+    if not hasattr(type(module), "_apply_gate"):
+        return False
+    weights = [getattr(module, name, None) for name in PROJECTIONS]
+    return all(weight is not None and weight.ndim == 3 for weight in weights) and not _peculiarities(module)
+
+
+def experts_forward(self: Any, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
+    """(tokens, hidden), (tokens, k) of expert numbers and weights -> (tokens, hidden)."""
+    peculiar = _peculiarities(self)
+    if peculiar:
+        raise InputError(f"experts of the kind `{type(self).__name__}` do not run packed", why=peculiar)
+    result = torch.zeros_like(hidden_states)
+    with in_place(self.gate_up_proj, self.down_proj):
+        for expert in torch.unique(top_k_index).tolist():
+            # In expert parallel, the number after the last means: not here.
+            if expert == self.num_experts:
+                continue
+            position, token = torch.where((top_k_index == expert).T)
+            gated = self._apply_gate(functional.linear(hidden_states[token], self.gate_up_proj[expert]))
+            output = functional.linear(gated, self.down_proj[expert])
+            output = output * top_k_weights[token, position, None]
+            result.index_add_(0, token, output.to(result.dtype))
+    return result
+
+
+def _peculiarities(module: Any) -> str:
+    """What of a module's kind is not done here. The flags came over several 5.x releases."""
+    found = []
+    if not getattr(module, "has_gate", True):
+        found.append("no gate")
+    if not getattr(module, "is_concatenated", True):
+        found.append("gate and up interleaved")
+    found += [flag for flag in ("has_bias", "is_transposed", "has_post_expert_norm") if getattr(module, flag, False)]
+    return ", ".join(found)
+
+
+def install() -> None:
+    """Make the function known to transformers under the name of the method."""
+    ALL_EXPERTS_FUNCTIONS.register(METHOD, experts_forward)

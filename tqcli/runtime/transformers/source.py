@@ -1,0 +1,153 @@
+"""Is the checkpoint that transformers is about to load a packed one? Say so before it decides how to load.
+
+Ours say it in config.json. The published TQ3 checkpoints only have a tq_config.json beside it, so each load looks
+for one: a file test for a folder, one look-up for a Hub id. Without this they would load as random weights.
+"""
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from transformers.utils import cached_file
+
+from tqcli.checkpoint.json_object import parse_object
+from tqcli.errors import InputError
+from tqcli.runtime.transformers.headers import PACKED, read_headers
+from tqcli.runtime.transformers.register import METHOD
+
+TQ_CONFIG = "tq_config.json"
+NATIVE = "tq3_native"
+GUARD = "REQUIRES__pip_install_tqcli__then__import_tqcli.safetensors"
+
+# A map of every tensor of the largest models takes a few MB.
+_MAX_BYTES = 64 << 20
+_HUB_OPTIONS = (
+    "cache_dir",
+    "force_download",
+    "proxies",
+    "local_files_only",
+    "token",
+    "revision",
+    "subfolder",
+)
+
+
+@dataclass
+class _Load:
+    """One running `from_pretrained`."""
+
+    name: Any
+    hub: Mapping[str, Any]
+    skip: bool
+    claimed: bool = field(default=False)
+
+
+_current: ContextVar[_Load | None] = ContextVar("tqcli_load", default=None)
+
+
+@contextmanager
+def loading(name: Any, options: Mapping[str, Any]) -> Iterator[None]:
+    """Remember what is being loaded, and from where, while `from_pretrained` runs."""
+    hub = {key: options[key] for key in _HUB_OPTIONS if options.get(key) is not None}
+    token = _current.set(_Load(name, hub, skip=bool(options.get("gguf_file"))))
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
+def claim(config: Any) -> None:
+    """Give `config` its `quantization_config` if the checkpoint is packed, and take off the guard.
+
+    Raises InputError for a tq_config.json that cannot be read or is not of a kind that we know.
+    """
+    load = _current.get()
+    section = _section(config)
+    if section is None and load is not None and not load.skip:
+        section = _beside(load, config)
+        if section is not None:
+            config.quantization_config = section
+    if section is None or _method(section) != METHOD:
+        return
+    if load is not None:
+        load.claimed = True
+    if getattr(config, "transformers_weights", None) == GUARD:
+        config.transformers_weights = None
+
+
+def refuse_unclaimed(files: Any) -> None:
+    """Raise InputError when files with packed tensors are about to be loaded as a plain checkpoint."""
+    load = _current.get()
+    if load is None or load.claimed or load.skip or not isinstance(files, (list, tuple)):
+        return
+    for name in read_headers([file for file in files if str(file).endswith(".safetensors")]):
+        if name.endswith(PACKED):
+            raise InputError(
+                f"`{load.name}` holds packed tensors, such as `{name}`, but nothing that says how to read them",
+                why=f"config.json has no quantization_config, and {TQ_CONFIG} is not there",
+                fix=f"put {TQ_CONFIG} beside config.json",
+            )
+
+
+def _section(config: Any) -> Any:
+    section = getattr(config, "quantization_config", None)
+    if section is None and hasattr(config, "get_text_config"):
+        section = getattr(config.get_text_config(decoder=True), "quantization_config", None)
+    return section
+
+
+def _method(section: Any) -> Any:
+    return section.get("quant_method") if isinstance(section, dict) else getattr(section, "quant_method", None)
+
+
+def _beside(load: _Load, config: Any) -> dict[str, Any] | None:
+    path = _find(load, config)
+    if path is None:
+        return None
+    if path.stat().st_size > _MAX_BYTES:
+        raise InputError(f"`{path}` is larger than {_MAX_BYTES} bytes")
+    return section_of(parse_object(path.read_bytes(), TQ_CONFIG))
+
+
+def _find(load: _Load, config: Any) -> Path | None:
+    if load.name is None:
+        return None
+    folder = Path(os.fspath(load.name), load.hub.get("subfolder", ""))
+    if folder.is_dir():
+        path = folder / TQ_CONFIG
+        return path if path.is_file() else None
+    options = dict(load.hub)
+    commit = getattr(config, "_commit_hash", None)
+    if commit is not None:
+        options["revision"] = commit
+    try:
+        found = cached_file(os.fspath(load.name), TQ_CONFIG, _raise_exceptions_for_missing_entries=False, **options)
+    except OSError:
+        # Offline, gated, or no such repository: whoever fetches the weights reports it, and better.
+        return None
+    return Path(found) if found else None
+
+
+def section_of(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The `quantization_config` that a tq_config.json stands for. Raises InputError for an unknown kind."""
+    kind = content.get("format")
+    if kind != NATIVE:
+        raise InputError(f"{TQ_CONFIG} is of the format `{kind}`", why=f"only `{NATIVE}` is known")
+    section = {"quant_method": METHOD, "seed": content.get("quantizer_seed", 42)}
+    for key in ("bits", "group_size", "format_version"):
+        if key in content:
+            section[key] = content[key]
+    tensors = content.get("tensors")
+    if isinstance(tensors, dict):
+        section["tensors"] = {name: _geometry_only(entry) for name, entry in tensors.items()}
+    return section
+
+
+def _geometry_only(entry: Any) -> Any:
+    if not isinstance(entry, dict):
+        return entry
+    return {key: entry[key] for key in ("bits", "group_size", "seed") if key in entry}
