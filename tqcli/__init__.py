@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tqcli.runtime.load import load
     from tqcli.runtime.transformers.config import TqConfig
 
-__version__ = "0.1.0"
+from tqcli.version import __version__
 
 __all__ = ["CheckFailed", "InputError", "MachineError", "TqConfig", "TqError", "__version__", "load"]
 

@@ -1,8 +1,8 @@
 """Run a plan: read, encode, write, note in the journal; go on where an interrupted run stopped.
 
 Order: journal, shards (each under a temporary name until it is whole), side files, then recipe, index and config
-last, so that a folder without them is visibly unfinished. Verification and the removal of the journal are the
-caller's (`finish`). Final bytes do not depend on workers or interruptions.
+last, so that a folder without them is visibly unfinished. Claiming the folder, verification and the removal of the
+journal are the caller's. Final bytes do not depend on workers or interruptions.
 """
 
 import os
@@ -12,15 +12,16 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
 
+import tq_kernels
 from numpy.typing import NDArray
 
 from tqcli import documents
 from tqcli.checkpoint.journal import FinishedShard, Journal
 from tqcli.checkpoint.sidecars import CONFIG_NAME, INDEX_NAME, copy_sidecar, same_bytes, sidecars
-from tqcli.checkpoint.writer import ShardLayout, ShardWriter, write_atomically
-from tqcli.output_folder import claim
-from tqcli.pieces import Piece, encode_piece, pieces
-from tqcli.plan import Plan
+from tqcli.checkpoint.writer import ShardLayout, ShardWriter, disk_errors, write_atomically
+from tqcli.errors import MachineError
+from tqcli.pieces import Piece, PieceEncoder, pieces
+from tqcli.plan import Decision, Plan
 
 Encoded = tuple[NDArray[Any], ...]
 
@@ -43,29 +44,37 @@ def default_workers() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def convert(plan: Plan, folder: Path, *, workers: int, overwrite: bool, progress: Progress) -> None:
-    """Write the whole output folder and leave its journal in place.
+def kernels() -> tq_kernels.Backend:
+    """The kernels that will run. Raises MachineError where those asked for, or those installed, do not work here."""
+    try:
+        return tq_kernels.backend()
+    except (tq_kernels.KernelsUnavailable, OSError) as error:
+        raise MachineError("the kernels cannot be used", why=str(error)) from error
 
-    Raises InputError for a bad source or a folder that holds something else, MachineError for disk and permissions.
+
+def convert(plan: Plan, folder: Path, journal: Journal, *, workers: int, progress: Progress) -> None:
+    """Write the whole output folder, which `journal` holds for this plan, and leave the journal in place.
+
+    Raises InputError for a bad source, MachineError for disk and permissions.
     """
-    with claim(plan, folder, overwrite=overwrite) as journal:
-        sha256: dict[str, str] = {}
-        for shard in plan.shards:
-            finished = journal.finished.get(shard.name)
-            if finished and is_whole(folder, shard):
-                progress.resumed(shard, _source_bytes(plan, shard))
-            else:
-                finished = _write_shard(plan, shard, folder, workers, progress)
-                journal.add(finished)
-                progress.shard_done(shard)
-            sha256.update(finished.sha256)
-        _write_documents(plan, folder, sha256)
+    sha256: dict[str, str] = {}
+    for shard in plan.shards:
+        finished = journal.finished.get(shard.name)
+        if finished and is_whole(folder, shard):
+            progress.resumed(shard, _source_bytes(plan, shard))
+        else:
+            finished = _write_shard(plan, shard, folder, workers, progress)
+            journal.add(finished)
+            progress.shard_done(shard)
+        sha256.update(finished.sha256)
+    _write_documents(plan, folder, sha256)
 
 
-def finish(folder: Path) -> None:
-    """Take the journal away: the folder is whole and verified."""
-    with Journal(folder) as journal:
-        journal.remove()
+def give_up(folder: Path, journal: Journal) -> None:
+    """What was written is wrong: leave a folder that nobody can take for whole, and that the next run starts over."""
+    journal.forget()
+    with disk_errors(folder):
+        (folder / CONFIG_NAME).unlink(missing_ok=True)
 
 
 def is_whole(folder: Path, shard: ShardLayout) -> bool:
@@ -83,7 +92,7 @@ def preflight(plan: Plan) -> None:
     if largest is None or largest.tq is None:
         return
     first = next(pieces(largest, piece_bytes=1 << 16))
-    encoded = encode_piece(plan.source.storage, first)
+    encoded = PieceEncoder(plan.source.storage)(first)
     largest.tq.decode(encoded, largest.tensor.shape[-1])
 
 
@@ -100,12 +109,12 @@ def _write_shard(plan: Plan, shard: ShardLayout, folder: Path, workers: int, pro
 
 def _in_order(plan: Plan, work: Iterator[Piece], workers: int) -> Iterator[tuple[Piece, Encoded]]:
     """Encode pieces on several threads and give them back in order, a few in flight at a time."""
-    source = plan.source.storage
+    encode = PieceEncoder(plan.source.storage)
     with ThreadPoolExecutor(workers, thread_name_prefix="encode") as pool:
         flight: deque[tuple[Piece, Future[Encoded]]] = deque()
         try:
             for piece in work:
-                flight.append((piece, pool.submit(encode_piece, source, piece)))
+                flight.append((piece, pool.submit(encode, piece)))
                 if len(flight) > workers + 1:
                     yield _next(flight)
             while flight:
@@ -120,7 +129,7 @@ def _next(flight: deque[tuple[Piece, Future[Encoded]]]) -> tuple[Piece, Encoded]
     return piece, future.result()
 
 
-def _decisions(plan: Plan, shard: ShardLayout) -> Iterator[Any]:
+def _decisions(plan: Plan, shard: ShardLayout) -> Iterator[Decision]:
     here = {tensor.name for tensor in shard.tensors}
     return (decision for decision in plan.decisions if decision.stored[0].name in here)
 

@@ -8,9 +8,9 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tqcli import __version__
 from tqcli.formats.tq import Tq
 from tqcli.plan import Decision, Plan
+from tqcli.version import __version__
 
 TQ_CONFIG_NAME = "tq_config.json"
 RECIPE_NAME = "tq_recipe.toml"
@@ -65,7 +65,7 @@ def tq_config_json(plan: Plan, sha256: Mapping[str, str], files: Sequence[str]) 
             "source": {
                 "model": plan.source.storage.origin,
                 "revision": plan.source.storage.revision,
-                "fingerprint": plan.source.fingerprint(),
+                "fingerprint": plan.source.content_fingerprint(),
             },
             "recipe": plan.recipe.to_flat(),
             "files": sorted(files),
@@ -135,8 +135,10 @@ def recipe_toml(recipe: Mapping[str, Any]) -> bytes:
 def _toml(value: Any) -> str:
     if isinstance(value, Mapping):
         return "{ " + ", ".join(f"{key} = {_toml(item)}" for key, item in value.items()) + " }"
-    # JSON's strings, integers and lists of them are TOML's too.
-    return json.dumps(value, ensure_ascii=True)
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(_toml(item) for item in value) + "]"
+    # JSON's strings, integers and booleans are TOML's too, but for one control character.
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def to_json(value: Mapping[str, Any]) -> bytes:

@@ -3,12 +3,15 @@
 Works on any safetensors checkpoint, ours, published or plain. Left out: reading weights (that is `verify`).
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from tqcli.architectures.base import Architecture, find
+from tqcli.checkpoint.journal import JOURNAL_NAME
 from tqcli.checkpoint.reader import Checkpoint
+from tqcli.checkpoint.storage import LocalFolder, Storage
 from tqcli.errors import InputError
 from tqcli.packed import PackedTensor, packed_tensors, read_tq_config
 from tqcli.plan import matches
@@ -81,7 +84,10 @@ class Summary:
 
     def select(self, pattern: str) -> list[Item]:
         """The weights whose name fits a glob or `re:` pattern. Raises InputError if there are none."""
-        found = [item for item in self.items if matches(item.name, pattern)]
+        try:
+            found = [item for item in self.items if matches(item.name, pattern)]
+        except re.error as error:
+            raise InputError(f"`{pattern}` is not a regular expression", why=str(error)) from error
         if not found:
             raise InputError(f"pattern `{pattern}` matches no tensor", fix="--names lists them")
         return found
@@ -115,6 +121,11 @@ def summarize(checkpoint: Checkpoint) -> Summary:
         recipe=recipe if isinstance(recipe, Mapping) else None,
         ignored_files=checkpoint.ignored_files,
     )
+
+
+def is_unfinished(storage: Storage) -> bool:
+    """Whether a conversion into this folder was begun and not verified."""
+    return isinstance(storage, LocalFolder) and (storage.path / JOURNAL_NAME).exists()
 
 
 def compare(first: Summary, second: Summary) -> Difference:
@@ -152,7 +163,7 @@ def _items(
     for tensor in checkpoint.tensors.values():
         pair = halves.get(tensor.name)
         name = pair.name if pair else tensor.name
-        role = "+".join(architecture.classify(name).roles) if architecture else "-"
+        role = _role(name, architecture, packed=pair is not None)
         if pair is None:
             kind = tensor.dtype.lower()
             items[name] = Item(name, role, kind, tensor.shape, tensor.nbytes, tensor.parameters, tensor.file)
@@ -160,6 +171,16 @@ def _items(
             shape = pair.shape or (pair.rows, pair.columns)
             items[name] = Item(name, role, pair.tq.label, shape, pair.nbytes, pair.rows * pair.columns, pair.codes.file)
     return tuple(items.values())
+
+
+def _role(name: str, architecture: Architecture | None, *, packed: bool) -> str:
+    if architecture is None:
+        return "-"
+    role = architecture.classify(name)
+    if packed and role.roles == ("other",):
+        # One published generation left `.weight` out of the names of packed tensors.
+        role = architecture.classify(name + ".weight")
+    return "+".join(role.roles)
 
 
 def _tool(config: Mapping[str, Any], packed: Mapping[str, PackedTensor]) -> str:

@@ -6,17 +6,17 @@ Order: headers and config.json -> plan -> checks (architecture, source not compr
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tqcli.architectures.base import find
 from tqcli.checkpoint.reader import Checkpoint, open_checkpoint
 from tqcli.checkpoint.sidecars import CONFIG_NAME, sidecars
 from tqcli.checkpoint.storage import LocalFolder
-from tqcli.convert import Progress, convert, finish, preflight
-from tqcli.errors import InputError, MachineError
+from tqcli.convert import Progress, convert, give_up, preflight
+from tqcli.errors import CheckFailed, InputError, MachineError
 from tqcli.hub.fetch import download, open_source
-from tqcli.output_folder import check
+from tqcli.output_folder import check, claim
 from tqcli.pieces import PIECE_BYTES
 from tqcli.plan import Plan, make_plan
 from tqcli.recipe import Recipe, load_recipe
@@ -25,6 +25,7 @@ from tqcli.verify import Report, verify
 DEFAULT_SHARD_BYTES = 5_000_000_000
 _COMPRESSED_SUFFIXES = (
     ".tq_packed",
+    ".tq_norms",
     ".qweight",
     ".weight_packed",
     ".weight_scale",
@@ -115,9 +116,17 @@ def run_job(
     check_disk(plan, folder)
     plan = plan if stream else _on_this_machine(plan)
     preflight(plan)
-    convert(plan, folder, workers=workers, overwrite=overwrite, progress=progress)
-    report = verify_folder(folder, plan.source if not stream else None, every_row=every_row, workers=workers)
-    finish(folder)
+    # A streamed source is not on this machine: reading it twice would cost as much as the conversion.
+    source = plan.source if isinstance(plan.source.storage, LocalFolder) else None
+    with claim(plan, folder, overwrite=overwrite) as journal:
+        convert(plan, folder, journal, workers=workers, progress=progress)
+        try:
+            report = verify_folder(folder, source, every_row=every_row, workers=workers)
+        except (CheckFailed, InputError) as error:
+            give_up(folder, journal)
+            fix = f"`{folder}` is left unfinished; the same command starts over"
+            raise CheckFailed(error.what, why=error.why, fix=fix) from error
+        journal.remove()
     return report
 
 
@@ -138,6 +147,8 @@ def _on_this_machine(plan: Plan) -> Plan:
         raise TypeError(f"{type(storage).__name__} cannot be fetched")
     copied, _ = sidecars(storage)
     wanted = [*(shard.name for shard in plan.source.shards), CONFIG_NAME, *copied]
-    local = open_checkpoint(download(storage, wanted))
-    shard_bytes = max(shard.weight_bytes for shard in plan.shards)
-    return make_plan(local, plan.architecture, plan.recipe, shard_bytes=shard_bytes)
+    fetched = replace(plan.source, storage=download(storage, wanted))
+    # The plan's offsets are the headers': what was fetched must have the headers that were planned with.
+    if open_checkpoint(fetched.storage).content_fingerprint() != plan.source.content_fingerprint():
+        raise MachineError(f"the files fetched from `{storage.label}` are not those that were listed")
+    return replace(plan, source=fetched)

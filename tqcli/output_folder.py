@@ -4,30 +4,34 @@ A folder that holds anything that tq did not write is never touched.
 """
 
 import json
-import shutil
+import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tqcli import __version__
-from tqcli.checkpoint.journal import JOURNAL_NAME, Journal
+from tqcli.checkpoint.journal import JOURNAL_NAME, Journal, read_begun
 from tqcli.checkpoint.sidecars import CONFIG_NAME, INDEX_NAME, sidecars
 from tqcli.checkpoint.storage import LocalFolder
 from tqcli.checkpoint.writer import PARTIAL_SUFFIX, disk_errors
 from tqcli.documents import RECIPE_NAME, TQ_CONFIG_NAME
 from tqcli.errors import InputError
 from tqcli.plan import Plan
+from tqcli.version import __version__
 
 _WRITTEN = (CONFIG_NAME, INDEX_NAME, TQ_CONFIG_NAME, RECIPE_NAME, JOURNAL_NAME)
+_SHARD = re.compile(r"model(?:-[0-9]{5}-of-[0-9]{5})?\.safetensors")
 _ANOTHER = "--overwrite, or another folder"
+_MAX_SHOWN = 60
 
 
 @contextmanager
 def claim(plan: Plan, folder: Path, *, overwrite: bool) -> Iterator[Journal]:
     """Check the folder, make it if need be, and hold its journal for this plan.
 
-    Raises InputError where the folder holds something else, or another conversion.
+    Raises InputError where the folder holds something else or another conversion, MachineError where a second
+    process works in it.
     """
     check(plan, folder, overwrite=overwrite)
     with disk_errors(folder):
@@ -44,59 +48,39 @@ def claim(plan: Plan, folder: Path, *, overwrite: bool) -> Iterator[Journal]:
 def check(plan: Plan, folder: Path, *, overwrite: bool) -> None:
     """The same questions as `claim`, without writing anything."""
     _check_apart(plan, folder)
-    if not folder.exists():
-        return
-    if not folder.is_dir():
-        raise InputError(f"`{folder}` is a file", fix="name a folder")
-    if not any(folder.iterdir()):
-        return
+    with disk_errors(folder):
+        if not folder.exists():
+            return
+        if not folder.is_dir():
+            raise InputError(f"`{folder}` is a file", fix="name a folder")
+        if not any(folder.iterdir()):
+            return
     known = _known_files(folder)
-    foreign = sorted(path.name for path in folder.iterdir() if not _ours(path.name, known))
-    if foreign:
+    foreign = next(_foreign(folder, known), None)
+    if foreign is not None:
         what = f"`{folder}` holds something else"
-        raise InputError(what, why=f"such as `{foreign[0]}`", fix="choose another folder")
+        raise InputError(what, why=f"tq did not write `{foreign}`", fix="choose another folder")
+    begun = read_begun(folder)
     if overwrite:
         return
-    if not (folder / JOURNAL_NAME).exists():
+    if begun is None:
         raise InputError(f"`{folder}` holds a converted checkpoint", fix=_ANOTHER)
-    _check_same(plan, folder)
+    if begun:
+        _check_same(folder, begun, _begun(plan))
 
 
 def _check_apart(plan: Plan, folder: Path) -> None:
     storage = plan.source.storage
-    if isinstance(storage, LocalFolder) and folder.resolve() == Path(storage.label).resolve():
-        raise InputError("source and output are the same folder", fix="choose another output folder")
-
-
-def _check_same(plan: Plan, folder: Path) -> None:
-    """An interrupted run goes on only with what it began with."""
-    with Journal(folder) as journal:
-        begun = journal.begun
-    wanted = _begun(plan)
-    if not begun or begun == wanted:
+    if not isinstance(storage, LocalFolder):
         return
-    if begun.get("source") != wanted["source"]:
-        why = "its weights, their order or their files are not what they were"
-        raise InputError(f"the source changed since `{folder}` was begun", why=why, fix=_ANOTHER)
-    what = f"`{folder}` was begun with another recipe"
-    raise InputError(what, why=_difference(begun, wanted), fix=_ANOTHER)
-
-
-def _difference(begun: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
-    old = {**begun, **_mapping(begun.get("recipe"))}
-    new = {**wanted, **_mapping(wanted.get("recipe"))}
-    changed = [key for key in {**old, **new} if key != "recipe" and old.get(key) != new.get(key)]
-    return "; ".join(_change(key, old.get(key), new.get(key)) for key in changed)
-
-
-def _change(key: str, old: object, new: object) -> str:
-    if key == "shards":
-        return "the shards are cut elsewhere"
-    return f"{key} was {json.dumps(old)}, is now {json.dumps(new)}"
-
-
-def _mapping(value: object) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
+    source, output = storage.path, folder.resolve()
+    fix = "choose another output folder"
+    if output == source:
+        raise InputError("source and output are the same folder", fix=fix)
+    if output.is_relative_to(source):
+        raise InputError(f"`{folder}` lies inside the source folder", why="the source is never written to", fix=fix)
+    if source.is_relative_to(output):
+        raise InputError(f"`{folder}` holds the source", why="the source is never written to", fix=fix)
 
 
 def _begun(plan: Plan) -> dict[str, Any]:
@@ -106,7 +90,9 @@ def _begun(plan: Plan) -> dict[str, Any]:
         json.dumps(
             {
                 "tool": f"tqcli {__version__}",
-                "source": plan.source.fingerprint(),
+                "model": plan.source.storage.origin,
+                "revision": plan.source.storage.revision,
+                "source": plan.fingerprint,
                 "recipe": plan.recipe.to_flat(),
                 "shards": [[shard.name, shard.file_bytes] for shard in plan.shards],
                 "files": copied,
@@ -116,44 +102,111 @@ def _begun(plan: Plan) -> dict[str, Any]:
     return begun
 
 
+def _check_same(folder: Path, begun: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """An interrupted run goes on only with what it began with. The first difference found is the one to show."""
+    if begun == wanted:
+        return
+    differences = (
+        ("with another tq", _changes(begun, wanted, "tool")),
+        ("from another source", _changes(begun, wanted, "model", "revision")),
+        ("with another recipe", _recipe_changes(begun, wanted)),
+        ("from a source that changed", _source_change(begun, wanted)),
+        ("with another shard size", _shard_change(begun, wanted)),
+    )
+    how, why = next((one for one in differences if one[1]), ("otherwise", ""))
+    raise InputError(f"`{folder}` was begun {how}", why=why, fix=_ANOTHER)
+
+
+def _changes(begun: Mapping[str, Any], wanted: Mapping[str, Any], *keys: str) -> str:
+    changed = [key for key in keys if begun.get(key) != wanted.get(key)]
+    return "; ".join(f"{key} was {_short(begun.get(key))}, is now {_short(wanted.get(key))}" for key in changed)
+
+
+def _recipe_changes(begun: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    old, new = _mapping(begun.get("recipe")), _mapping(wanted.get("recipe"))
+    return _changes(old, new, *dict.fromkeys((*old, *new)))
+
+
+def _source_change(begun: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    if begun.get("source") != wanted["source"]:
+        return "its weights or its `config.json` are not what they were, or were written again"
+    old, new = _names(begun.get("files")), _names(wanted["files"])
+    changed = sorted(old ^ new)
+    if not changed:
+        return ""
+    return f"`{changed[0]}` was {'there' if changed[0] in old else 'not there'}"
+
+
+def _shard_change(begun: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    old, new = begun.get("shards"), wanted["shards"]
+    if old == new:
+        return ""
+    count = len(old) if isinstance(old, list) else 0
+    return f"{count} shards were begun, now they would be {len(new)}, cut at other places"
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= _MAX_SHOWN else text[: _MAX_SHOWN - 3] + "..."
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _names(files: object) -> set[str]:
+    return {name for name in files if isinstance(name, str)} if isinstance(files, list) else set()
+
+
 def _known_files(folder: Path) -> set[str]:
-    """Names at the top of the folder that a conversion wrote, or was about to write; empty where none ran here."""
-    names: set[str] = set()
-    if (folder / JOURNAL_NAME).exists():
-        with Journal(folder) as journal:
-            names.update(_top_names(journal.begun.get("files")))
-    elif (folder / TQ_CONFIG_NAME).exists():
-        names.update(_top_names(_read_object(folder / TQ_CONFIG_NAME).get("files")))
-    else:
+    """What a conversion wrote, or was about to write: relative names. Empty where none ran here."""
+    begun, config = read_begun(folder), _our_config(folder)
+    if begun is None and not config:
         return set()
-    return names | set(_WRITTEN)
+    return _names(_mapping(begun).get("files")) | _names(config.get("files")) | set(_WRITTEN)
 
 
-def _read_object(path: Path) -> Mapping[str, Any]:
+def _our_config(folder: Path) -> Mapping[str, Any]:
+    """tq_config.json, if this tool wrote it; published checkpoints have one too."""
     try:
-        return _mapping(json.loads(path.read_text(encoding="utf-8")))
-    except ValueError:
+        config = _mapping(json.loads((folder / TQ_CONFIG_NAME).read_text(encoding="utf-8")))
+    except (OSError, ValueError, RecursionError):
         return {}
+    return config if str(config.get("tool")).startswith("tqcli ") else {}
 
 
-def _top_names(files: object) -> set[str]:
-    if not isinstance(files, list):
-        return set()
-    return {name.partition("/")[0] for name in files if isinstance(name, str)}
+def _foreign(folder: Path, known: set[str]) -> Iterator[str]:
+    """Relative names of what is there and is not ours. Links to folders are never ours."""
+    ours = {parent.as_posix() for name in known for parent in Path(name).parents}
+    for parent, folders, files in os.walk(folder):
+        folders.sort()
+        relative = Path(parent).relative_to(folder)
+        names = [(relative / name).as_posix() for name in folders]
+        for name, plain in zip(names, folders, strict=True):
+            if name not in ours or Path(parent, plain).is_symlink():
+                yield name + "/"
+        for file in sorted(files):
+            name = (relative / file).as_posix()
+            if not _ours(name, known):
+                yield name
 
 
 def _ours(name: str, known: set[str]) -> bool:
     plain = name.removesuffix(PARTIAL_SUFFIX)
-    return bool(known) and (plain in known or (plain.startswith("model") and plain.endswith(".safetensors")))
+    return bool(known) and (plain in known or _SHARD.fullmatch(plain) is not None)
 
 
 def _clear(folder: Path, known: set[str]) -> None:
-    """Remove what an earlier conversion wrote; the journal, held open, is emptied by its owner."""
+    """Remove what an earlier conversion wrote; the journal, held open, is emptied by its owner.
+
+    config.json goes first, so that what is left cannot be taken for whole, and tq_config.json last: it knows the rest.
+    """
+    order = {CONFIG_NAME: -1, TQ_CONFIG_NAME: 1}
     with disk_errors(folder):
-        for path in folder.iterdir():
-            if path.name == JOURNAL_NAME or not _ours(path.name, known):
-                continue
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            else:
-                path.unlink()
+        found = [path for path in folder.rglob("*") if not path.is_dir() or path.is_symlink()]
+        names = [path.relative_to(folder).as_posix() for path in found]
+        for name in sorted(names, key=lambda name: (order.get(name, 0), name)):
+            if name != JOURNAL_NAME and _ours(name, known):
+                (folder / name).unlink()
+        for path in sorted((path for path in folder.rglob("*") if path.is_dir()), reverse=True):
+            path.rmdir()

@@ -74,20 +74,25 @@ def _packed(base: str, checkpoint: Checkpoint, config: Mapping[str, Any]) -> Pac
         raise InputError(f"`{codes.name}` has no `{NORMS}` beside it", why="half of a packed tensor is missing")
     if codes.dtype != "U8" or norms.dtype != "F32" or len(norms.shape) != 2 or norms.parameters == 0:
         raise InputError(f"`{base}` is no packed tensor", why=f"codes {codes.dtype}, norms {norms.dtype} {norms.shape}")
-    entry = _entry(base, config)
+    entry = _entry(base, config) or _entry(base, _section(checkpoint))
     tq = _geometry(base, codes, norms, {**_defaults(checkpoint, config), **entry})
     return PackedTensor(base, codes, norms, tq, _shape(base, norms, tq, entry, config))
 
 
 def _entry(base: str, config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What tq_config.json says of one tensor, or, where that file is lost, config.json."""
     tensors = config.get("tensors")
     entry = tensors.get(base) if isinstance(tensors, Mapping) else None
     return entry if isinstance(entry, Mapping) else {}
 
 
 def _defaults(checkpoint: Checkpoint, config: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {**_section(checkpoint), **config}
+
+
+def _section(checkpoint: Checkpoint) -> Mapping[str, Any]:
     section = checkpoint.config.get("quantization_config")
-    return {**(section if isinstance(section, Mapping) else {}), **config}
+    return section if isinstance(section, Mapping) else {}
 
 
 def _geometry(base: str, codes: TensorInfo, norms: TensorInfo, said: Mapping[str, Any]) -> Tq:
@@ -97,6 +102,10 @@ def _geometry(base: str, codes: TensorInfo, norms: TensorInfo, said: Mapping[str
     if rest or bits not in (2, 3, 4) or group_size not in (32, 64, 128, 256):
         why = f"{codes.parameters} bytes of codes for {norms.parameters} groups of {group_size}"
         raise InputError(f"`{base}` has sizes that fit no width", why=why)
+    rows, count = norms.shape
+    width = bits * group_size // 8
+    if codes.shape not in ((rows * count, width), (rows, count * width)):
+        raise InputError(f"`{base}` is no packed tensor", why=f"codes {codes.shape} do not go with norms {norms.shape}")
     # Per-tensor entries are ours and exact; the global width of published folders is only a default.
     if "shape" in said and said.get("bits") != bits:
         raise InputError(f"`{base}` is {bits}-bit", why=f"`{TQ_CONFIG_NAME}` says {json.dumps(said.get('bits'))}")

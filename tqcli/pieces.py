@@ -4,6 +4,7 @@ Rows are independent in every format, so pieces of rows, joined in order, are th
 tensors are cut into runs of elements. Left out: where the results are written.
 """
 
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -46,28 +47,42 @@ def pieces(decision: Decision, piece_bytes: int = PIECE_BYTES) -> Iterator[Piece
         yield Piece(decision, begin, min(begin + size, count))
 
 
-def encode_piece(source: Storage, piece: Piece) -> tuple[NDArray[Any], ...]:
-    """Read a piece and give one array for each stored tensor of its decision.
+class PieceEncoder:
+    """Reads and encodes pieces of one source. Safe to use from several threads; each reads into a buffer of its own."""
 
-    Raises InputError naming the tensor where a weight is NaN or infinite, or does not fit float16.
-    """
-    tensor = piece.decision.tensor
-    data = _read(source, piece)
-    if not is_float_dtype(tensor.dtype):
-        return (data,)
-    if piece.decision.tq is None:
-        return (_keep(piece, data, tensor.dtype),)
-    try:
-        return piece.decision.tq.encode(data.reshape(piece.end - piece.begin, -1), tensor.dtype)
-    except NonFiniteWeight as error:
-        raise _not_finite(tensor.name, f"row {piece.begin + error.row}") from error
+    def __init__(self, source: Storage) -> None:
+        self._source = source
+        self._local = threading.local()
 
+    def __call__(self, piece: Piece) -> tuple[NDArray[Any], ...]:
+        """One array for each stored tensor of the piece's decision.
 
-def _read(source: Storage, piece: Piece) -> NDArray[Any]:
-    tensor = piece.decision.tensor
-    buffer = bytearray(piece.source_bytes)
-    source.read_into(tensor.file, tensor.offset + piece.begin * _step(piece.decision), memoryview(buffer))
-    return as_elements(np.frombuffer(buffer, np.uint8), tensor.dtype)
+        Raises InputError naming the tensor where a weight is NaN or infinite, or does not fit float16.
+        """
+        tensor, tq = piece.decision.tensor, piece.decision.tq
+        if tq is None or not is_float_dtype(tensor.dtype):
+            # A kept tensor's bytes are the result: they need memory that no other piece writes into.
+            return (_keep(piece, self._read(piece, bytearray(piece.source_bytes))),)
+        data = self._read(piece, self._buffer(piece.source_bytes))
+        try:
+            return tq.encode(data.reshape(piece.end - piece.begin, -1), tensor.dtype)
+        except NonFiniteWeight as error:
+            raise _not_finite(tensor.name, f"row {piece.begin + error.row}") from error
+
+    def _read(self, piece: Piece, buffer: bytearray) -> NDArray[Any]:
+        tensor = piece.decision.tensor
+        begin = tensor.offset + piece.begin * _step(piece.decision)
+        view = memoryview(buffer)[: piece.source_bytes]
+        self._source.read_into(tensor.file, begin, view)
+        return as_elements(np.frombuffer(view, np.uint8), tensor.dtype)
+
+    def _buffer(self, nbytes: int) -> bytearray:
+        """This thread's buffer. Fresh memory for every piece costs as much as the encoding: the system clears it."""
+        buffer: bytearray = getattr(self._local, "buffer", bytearray())
+        if len(buffer) < nbytes:
+            buffer = bytearray(nbytes)
+            self._local.buffer = buffer
+        return buffer
 
 
 def _step(decision: Decision) -> int:
@@ -76,12 +91,15 @@ def _step(decision: Decision) -> int:
     return as_matrix(decision.tensor.shape)[1] * item if decision.tq else item
 
 
-def _keep(piece: Piece, data: NDArray[Any], dtype: FloatDtype) -> NDArray[Any]:
+def _keep(piece: Piece, data: NDArray[Any]) -> NDArray[Any]:
     tensor = piece.decision.tensor
-    bad = tq_kernels.first_non_finite(data, dtype)
+    if not is_float_dtype(tensor.dtype):
+        return data
+    bad = tq_kernels.first_non_finite(data, tensor.dtype)
     if bad is not None:
         raise _not_finite(tensor.name, f"element {piece.begin + bad}")
-    return data if piece.decision.stored[0].dtype == dtype else _to_float16(tensor.name, data, dtype)
+    same = piece.decision.stored[0].dtype == tensor.dtype
+    return data if same else _to_float16(tensor.name, data, tensor.dtype)
 
 
 def _to_float16(name: str, data: NDArray[Any], dtype: FloatDtype) -> NDArray[np.float16]:

@@ -4,7 +4,7 @@ What the plan says of sizes is what the writer writes: the sum of `Format.stored
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cached_property
@@ -45,9 +45,10 @@ class Decision:
 
 @dataclass(frozen=True)
 class Plan:
-    """A recipe applied to one model."""
+    """A recipe applied to one model. fingerprint: the source's at planning, kept when its files are fetched later."""
 
     source: Checkpoint
+    fingerprint: str
     architecture: Architecture
     recipe: Recipe
     layers: int
@@ -88,15 +89,19 @@ class Plan:
 def make_plan(source: Checkpoint, architecture: Architecture, recipe: Recipe, *, shard_bytes: int) -> Plan:
     """Decide on every tensor.
 
-    Raises InputError where a selector matches nothing or one fused matrix would mix formats.
+    Raises InputError where there is nothing to decide on, a selector matches nothing or one fused matrix would mix
+    formats.
     """
+    if not source.tensors:
+        raise InputError(f"`{source.storage.label}` holds no tensors", fix="name a folder that holds weights")
     layers = architecture.layers(source.config)
     roles = {name: architecture.classify(name) for name in source.tensors}
     _check_selectors(recipe, roles, layers)
     decisions = tuple(_decide(tensor, roles[name], recipe, layers) for name, tensor in source.tensors.items())
     _check_fused(decisions, architecture.fused)
+    _check_names(decisions)
     shards = lay_out_shards([decision.stored for decision in decisions], shard_bytes)
-    return Plan(source, architecture, recipe, layers, decisions, shards)
+    return Plan(source, source.fingerprint(), architecture, recipe, layers, decisions, shards)
 
 
 def _decide(tensor: TensorInfo, role: TensorRole, recipe: Recipe, layers: int) -> Decision:
@@ -110,14 +115,13 @@ def _decide(tensor: TensorInfo, role: TensorRole, recipe: Recipe, layers: int) -
 
 
 def _choose(tensor: TensorInfo, role: TensorRole, recipe: Recipe, layers: int) -> tuple[Tq | Keep, str]:
-    """The first override that fits, else protection, else the default."""
-    override = next((one for one in recipe.override if _fits(one, tensor, role, layers)), None)
+    """The first override that fits, else the default. Protection yields to overrides that name a role or a tensor."""
+    override = next((one for one in recipe.override if _fits(one, tensor.name, role, layers)), None)
+    named = override is not None and bool(override.roles or override.tensors)
+    if not named and set(role.roles) & set(recipe.protect):
+        return Keep(), "protected"
     if reason := _no_matrix(tensor, role, named=bool(override and override.tensors)):
         return Keep(), reason
-    if override and (override.roles or override.tensors):
-        return override.stored_as, override.why
-    if set(role.roles) & set(recipe.protect):
-        return Keep(), "protected"
     return (override.stored_as, override.why) if override else (recipe.stored_as, "")
 
 
@@ -130,7 +134,9 @@ def _no_matrix(tensor: TensorInfo, role: TensorRole, *, named: bool) -> str:
     experts = len(tensor.shape) == 3 and bool(_EXPERT_ROLES & set(role.roles))
     if len(tensor.shape) != 2 and not experts:
         return "not a weight matrix"
-    if tensor.dtype not in _ENCODABLE or tensor.parameters == 0:
+    if tensor.parameters == 0:
+        return "empty"
+    if tensor.dtype not in _ENCODABLE:
         return f"{tensor.dtype.lower()} is not encoded"
     return ""
 
@@ -141,12 +147,10 @@ def _kept(tensor: TensorInfo, role: TensorRole, recipe: Recipe, why: str) -> Dec
     return Decision(tensor, role, None, (Stored(tensor.name, dtype, tensor.shape),), why)
 
 
-def _fits(override: Override, tensor: TensorInfo, role: TensorRole, layers: int) -> bool:
-    if override.roles and not set(override.roles) & set(role.roles):
-        return False
-    if override.tensors and not any(matches(tensor.name, pattern) for pattern in override.tensors):
-        return False
-    return override.layers is None or override.layers.holds(role.layer, layers)
+def _fits(override: Override, name: str, role: TensorRole, layers: int) -> bool:
+    by_role = not override.roles or bool(set(override.roles) & set(role.roles))
+    by_name = not override.tensors or any(matches(name, pattern) for pattern in override.tensors)
+    return by_role and by_name and (override.layers is None or override.layers.holds(role.layer, layers))
 
 
 def matches(name: str, pattern: str) -> bool:
@@ -162,16 +166,24 @@ def _check_selectors(recipe: Recipe, roles: Mapping[str, TensorRole], layers: in
     for override in recipe.override:
         for pattern in override.tensors:
             _check_pattern(pattern, roles)
-        if not any(_selects(override, name, role, layers) for name, role in roles.items()):
-            chosen = ", ".join(override.roles) or ", ".join(override.tensors) or "layers"
-            raise InputError(f"an override matches no tensor of this model: `{chosen}`", why=override.why)
+        if not any(_fits(override, name, role, layers) for name, role in roles.items()):
+            raise InputError(f"an override matches no tensor of this model: {_selector(override)}", why=override.why)
 
 
-def _selects(override: Override, name: str, role: TensorRole, layers: int) -> bool:
-    by_role = not override.roles or bool(set(override.roles) & set(role.roles))
-    by_name = not override.tensors or any(matches(name, pattern) for pattern in override.tensors)
-    by_layer = override.layers is None or override.layers.holds(role.layer, layers)
-    return by_role and by_name and by_layer
+def _check_names(decisions: Sequence[Decision]) -> None:
+    """A source may hold a name that a packed tensor would take."""
+    seen: set[str] = set()
+    for stored in (stored for decision in decisions for stored in decision.stored):
+        if stored.name in seen:
+            raise InputError(f"two tensors would be called `{stored.name}`", why="the source has one of that name")
+        seen.add(stored.name)
+
+
+def _selector(override: Override) -> str:
+    parts = [f"`{name}`" for name in (*override.roles, *override.tensors)]
+    if override.layers:
+        parts.append(f"first {override.layers.first} and last {override.layers.last} layers")
+    return ", ".join(parts)
 
 
 def _check_pattern(pattern: str, names: Mapping[str, TensorRole]) -> None:
@@ -190,13 +202,18 @@ def _check_fused(decisions: Sequence[Decision], fused: tuple[tuple[Role, ...], .
         blocks: dict[str, dict[str, Decision]] = {}
         for decision in decisions:
             if len(decision.tensor.shape) >= 2 and set(decision.role.roles) & set(group):
-                blocks.setdefault(decision.role.block, {})[decision.label] = decision
+                blocks.setdefault(decision.role.block, {}).setdefault(_fusible(decision), decision)
         for block, labels in blocks.items():
             if len(labels) > 1:
-                raise _mixed(block, group, labels)
+                raise _mixed(block, group, labels.values())
 
 
-def _mixed(block: str, group: tuple[Role, ...], labels: Mapping[str, Decision]) -> InputError:
+def _fusible(decision: Decision) -> str:
+    """Equal for tensors that can lie in one matrix. Kept ones can, whatever float they are in."""
+    return decision.tq.label if decision.tq else "kept"
+
+
+def _mixed(block: str, group: tuple[Role, ...], decisions: Iterable[Decision]) -> InputError:
     what = f"`{block}` would mix formats inside one fused matrix"
-    why = ", ".join(f"`{decision.tensor.name}` {label}" for label, decision in labels.items())
+    why = ", ".join(f"`{one.tensor.name}` {one.label}" + (f" ({one.why})" if one.why else "") for one in decisions)
     return InputError(what, why=why, fix=f"give {', '.join(group)} the same format in the recipe")

@@ -2,7 +2,9 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import get_args
 
+from tqcli.architectures.base import Role
 from tqcli.plan import Decision, Plan
 
 
@@ -35,10 +37,10 @@ def plan_rows(plan: Plan) -> list[PlanRow]:
 
 
 def _row(label: str, why: str, decisions: list[Decision]) -> PlanRow:
-    roles = dict.fromkeys(role for decision in decisions for role in decision.role.roles)
+    found = {role for decision in decisions for role in decision.role.roles}
     layers = {decision.role.layer for decision in decisions if decision.role.layer is not None}
     return PlanRow(
-        roles=tuple(roles),
+        roles=tuple(role for role in get_args(Role) if role in found),
         layers=layer_ranges(layers),
         tensors=len(decisions),
         becomes=label,

@@ -7,9 +7,9 @@ named in `protect` keep the source's bytes unless an override names them.
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from tqcli import recipe_errors
 from tqcli.architectures.base import Role
@@ -19,6 +19,7 @@ from tqcli.formats.tq import Tq
 DEFAULT_RECIPE = "tq3"
 _MAXIMUM_BYTES = 1 << 20
 _FORMAT_KEYS = ("format", "bits", "group_size", "seed", "scale")
+_FOLDED = "stored_as"
 
 
 class _Table(BaseModel):
@@ -42,8 +43,8 @@ StoredAs = Annotated[Tq | Keep, Field(discriminator="format")]
 class Layers(_Table):
     """The first and the last so many layers."""
 
-    first: int = Field(default=0, ge=0)
-    last: int = Field(default=0, ge=0)
+    first: int = Field(default=0, ge=0, strict=True)
+    last: int = Field(default=0, ge=0, strict=True)
 
     def holds(self, layer: int | None, count: int) -> bool:
         """Whether that layer, of `count`, is one of them."""
@@ -58,6 +59,12 @@ class Override(_Table):
     roles: tuple[Role, ...] = ()
     tensors: tuple[str, ...] = ()
     layers: Layers | None = None
+
+    @model_validator(mode="after")
+    def _has_selector(self) -> Self:
+        if not (self.roles or self.tensors or self.layers):
+            raise ValueError("it says `roles`, `tensors` or `layers`")
+        return self
 
 
 class Recipe(_Table):
@@ -92,10 +99,12 @@ def load_recipe(name_or_file: str, changes: Sequence[str] = ()) -> Recipe:
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"`{path}` is not valid TOML", why=str(error)) from error
+    set_keys = []
     for change in changes:
         key, value = parse_change(change)
         data[key] = value
-    return _validate(data, path, text)
+        set_keys.append(key)
+    return _validate(data, recipe_errors.Origin(path, text, frozenset(set_keys)))
 
 
 def parse_change(change: str) -> tuple[str, Any]:
@@ -104,9 +113,11 @@ def parse_change(change: str) -> tuple[str, Any]:
     if not equals or not key.strip():
         raise InputError(f"`--set {change}` is not of the form key=value", fix="such as `--set bits=4`")
     try:
-        return key.strip(), tomllib.loads(f"value = {raw}")["value"]
+        table = tomllib.loads(f"value = {raw}")
     except tomllib.TOMLDecodeError:
         return key.strip(), raw.strip()
+    # More than one key: the text held a line break, so it was no single value.
+    return key.strip(), table["value"] if len(table) == 1 else raw.strip()
 
 
 def _locate(name_or_file: str) -> Path:
@@ -130,19 +141,26 @@ def _read(path: Path) -> str:
         raise InputError(f"`{path}` cannot be read", why=str(error)) from error
 
 
-def _validate(data: dict[str, Any], path: Path, text: str) -> Recipe:
+def _validate(data: dict[str, Any], origin: recipe_errors.Origin) -> Recipe:
     try:
         return Recipe.model_validate(_fold(data))
     except ValidationError as error:
-        legal = {*_FORMAT_KEYS, *Recipe.model_fields, *Override.model_fields} - {"stored_as"}
-        raise recipe_errors.explain(error, path, text, legal) from error
+        raise recipe_errors.explain(error, origin, _legal_keys()) from error
+
+
+def _legal_keys() -> dict[str, set[str]]:
+    """Scope -> the keys that may stand in it."""
+    return {
+        "": {*_FORMAT_KEYS, *Recipe.model_fields} - {_FOLDED},
+        "override": {*_FORMAT_KEYS, *Override.model_fields} - {_FOLDED},
+        "layers": set(Layers.model_fields),
+    }
 
 
 def _fold(data: Mapping[str, Any]) -> dict[str, Any]:
-    """Gather the flat format keys of each scope in one `stored_as` table; an override inherits the defaults."""
-    default = {key: data[key] for key in _FORMAT_KEYS if key in data}
-    folded = {key: value for key, value in data.items() if key not in _FORMAT_KEYS}
-    folded["stored_as"] = default
+    """Gather the flat format keys of each scope in one table; an override inherits the defaults."""
+    default, folded = _split(data)
+    folded[_FOLDED] = default
     overrides = data.get("override")
     if isinstance(overrides, list):
         folded["override"] = [_fold_override(table, default) for table in overrides]
@@ -152,14 +170,22 @@ def _fold(data: Mapping[str, Any]) -> dict[str, Any]:
 def _fold_override(table: Any, default: Mapping[str, Any]) -> Any:
     if not isinstance(table, dict):
         return table
-    own = {key: table[key] for key in _FORMAT_KEYS if key in table}
+    own, rest = _split(table)
     inherits = own.get("format", default.get("format")) == default.get("format")
+    return rest | {_FOLDED: {**default, **own} if inherits else own}
+
+
+def _split(table: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Format keys, and the rest."""
+    format_keys = {key: value for key, value in table.items() if key in _FORMAT_KEYS}
     rest = {key: value for key, value in table.items() if key not in _FORMAT_KEYS}
-    return rest | {"stored_as": {**default, **own} if inherits else own}
+    if _FOLDED in rest:
+        raise InputError(f"`{_FOLDED}` is not a recipe key", fix=f"{', '.join(_FORMAT_KEYS)} stand beside the other keys")
+    return format_keys, rest
 
 
 def _unfold(data: dict[str, Any]) -> dict[str, Any]:
-    flat: dict[str, Any] = data.pop("stored_as") | data
+    flat: dict[str, Any] = data.pop(_FOLDED) | data
     if "override" in flat:
         flat["override"] = [_unfold(dict(table)) for table in flat["override"]]
     return flat

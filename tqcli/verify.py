@@ -1,7 +1,8 @@
 """Does a folder hold what it says, and is it what the source said? Nothing is taken on trust from the writing run.
 
-Always: headers against index, the tensors that tq_config.json lists and no others, every checksum, all floats finite.
-With the source at hand: every tensor of it is there and compared with it (`comparison`).
+Always: headers against index, the tensors and files that tq_config.json lists and no other tensors, what config.json
+says of them, every checksum, all floats finite. With the source at hand: every tensor of it is there and compared with
+it (`comparison`), every side file too. Left out: whether a model answers well (that is `quality`).
 """
 
 import hashlib
@@ -14,12 +15,18 @@ import tq_kernels
 
 from tqcli.checkpoint.header import TensorInfo
 from tqcli.checkpoint.reader import Checkpoint
+from tqcli.checkpoint.sidecars import sidecars
+from tqcli.checkpoint.storage import Storage
 from tqcli.codec.floats import as_elements, is_float_dtype
 from tqcli.comparison import SAMPLED_ROWS, TensorError, compare_kept, compare_packed
 from tqcli.errors import CheckFailed
 from tqcli.packed import PackedTensor, packed_tensors, read_tq_config
 
 _CHUNK_BYTES = 8 << 20
+# One published generation left this out of the names of packed tensors.
+_WEIGHT = ".weight"
+# The model card is rewritten when a checkpoint is published.
+_MAY_DIFFER = ("README.md",)
 
 
 @dataclass(frozen=True)
@@ -42,10 +49,13 @@ def verify(output: Checkpoint, source: Checkpoint | None, *, every_row: bool, wo
     config = read_tq_config(output)
     packed = packed_tensors(output, config)
     listed = _listed(config)
-    if listed:
+    if _is_ours(output, config):
         _check_listed(output, listed)
+        _check_files(output, config)
+        _check_section(output, packed)
     if source is not None:
         _check_complete(output, source, packed)
+        _check_side_files(output, source)
     with ThreadPoolExecutor(workers) as pool:
         for _ in pool.map(lambda one: _check_bytes(output, one, listed.get(one.name)), output.tensors.values()):
             pass
@@ -70,7 +80,7 @@ def _compare(
 ) -> TensorError | None:
     if source is None:
         return None
-    pair = packed.get(original.name)
+    pair = packed.get(original.name) or packed.get(original.name.removesuffix(_WEIGHT))
     if pair:
         return compare_packed(output, pair, source, original, every_row=every_row)
     compare_kept(output, output.tensors[original.name], source, original, every_row=every_row)
@@ -78,7 +88,10 @@ def _compare(
 
 
 def _listed(config: Mapping[str, Any]) -> dict[str, str]:
-    """Stored tensor -> SHA-256, as tq_config.json has it; empty for published folders, which have none."""
+    """Stored tensor -> SHA-256, as tq_config.json has it; empty for published folders, which have none.
+
+    Raises CheckFailed where a tensor is listed without.
+    """
     tensors = config.get("tensors")
     entries = tensors.values() if isinstance(tensors, Mapping) else ()
     listed: dict[str, str] = {}
@@ -90,37 +103,89 @@ def _listed(config: Mapping[str, Any]) -> dict[str, str]:
     return listed
 
 
+def _is_ours(output: Checkpoint, config: Mapping[str, Any]) -> bool:
+    """Whether tq wrote the folder, so that everything must be listed. Raises CheckFailed if the list is lost."""
+    section = output.config.get("quantization_config")
+    wrote = isinstance(section, Mapping) and str(section.get("tool")).startswith("tqcli ")
+    if wrote and not isinstance(config.get("tensors"), Mapping):
+        raise CheckFailed("`tq_config.json` lists no tensors", why="tq wrote this folder, and always writes the list")
+    return wrote or "format_version" in config
+
+
+def _check_files(output: Checkpoint, config: Mapping[str, Any]) -> None:
+    files = config.get("files")
+    for name in files if isinstance(files, list) else ():
+        if name not in output.storage.files():
+            raise CheckFailed(f"the file `{name}` is missing", why="`tq_config.json` lists it")
+
+
+def _check_section(output: Checkpoint, packed: Mapping[str, PackedTensor]) -> None:
+    """Loaders read config.json, tq_config.json is the record: they must say the same of every packed tensor."""
+    section = output.config.get("quantization_config")
+    section = section if isinstance(section, Mapping) else {}
+    tensors = section.get("tensors")
+    tensors = tensors if isinstance(tensors, Mapping) else {}
+    for name, pair in packed.items():
+        entry = tensors.get(name)
+        said = {**section, **(entry if isinstance(entry, Mapping) else {})}
+        if {key: said.get(key) for key in pair.tq.config()} != pair.tq.config():
+            raise CheckFailed(f"`{name}` is not as `config.json` says", why=f"`tq_config.json` says {pair.tq.label}")
+    for name in tensors:
+        if name not in packed:
+            raise CheckFailed(f"`config.json` tells of `{name}`", why="there is no such packed tensor")
+
+
+def _check_side_files(output: Checkpoint, source: Checkpoint) -> None:
+    """Tokenizer, chat template and the like: the source's, byte for byte."""
+    for name in sidecars(source.storage)[0]:
+        if name not in output.storage.files():
+            raise CheckFailed(f"the file `{name}` of the source is missing")
+        if name not in _MAY_DIFFER and not _same_file(output.storage, source.storage, name):
+            raise CheckFailed(f"the file `{name}` differs from the source's")
+
+
+def _same_file(first: Storage, second: Storage, name: str) -> bool:
+    nbytes = second.files()[name]
+    if first.files()[name] != nbytes:
+        return False
+    places = ((begin, min(_CHUNK_BYTES, nbytes - begin)) for begin in range(0, nbytes, _CHUNK_BYTES))
+    return all(first.read(name, *place) == second.read(name, *place) for place in places)
+
+
 def _check_listed(output: Checkpoint, listed: Mapping[str, str]) -> None:
     missing = [name for name in listed if name not in output.tensors]
     if missing:
         raise CheckFailed(f"`{missing[0]}` is missing", why=f"{len(missing)} listed tensors are in no shard")
     extra = [name for name in output.tensors if name not in listed]
     if extra:
-        raise CheckFailed(f"`{extra[0]}` is not listed in `tq_config.json`", why=f"{len(extra)} such tensors")
+        raise CheckFailed(f"`{extra[0]}` is not listed in `tq_config.json`", why=f"{len(extra)} tensors are not")
 
 
 def _check_bytes(output: Checkpoint, tensor: TensorInfo, expected: str | None) -> None:
     """One pass over a tensor: its checksum, and that floats are finite."""
     state = hashlib.sha256()
+    buffer = memoryview(bytearray(min(_CHUNK_BYTES, tensor.nbytes)))
     for begin in range(0, tensor.nbytes, _CHUNK_BYTES):
-        size = min(_CHUNK_BYTES, tensor.nbytes - begin)
-        chunk = output.storage.read(tensor.file, tensor.offset + begin, size)
+        chunk = buffer[: tensor.nbytes - begin]
+        output.storage.read_into(tensor.file, tensor.offset + begin, chunk)
         if expected:
             state.update(chunk)
         if is_float_dtype(tensor.dtype):
-            elements = as_elements(chunk, tensor.dtype)
-            if tq_kernels.first_non_finite(elements, tensor.dtype) is not None:
-                raise CheckFailed(f"`{tensor.name}` holds NaN or Inf")
+            bad = tq_kernels.first_non_finite(as_elements(chunk, tensor.dtype), tensor.dtype)
+            if bad is not None:
+                element = begin * tensor.parameters // tensor.nbytes + bad
+                raise CheckFailed(f"`{tensor.name}` holds NaN or Inf", why=f"element {element}, in `{tensor.file}`")
     if expected and state.hexdigest() != expected:
         why = f"its checksum differs, in `{tensor.file}`"
         raise CheckFailed(f"`{tensor.name}` is not what was written", why=why)
 
 
 def _check_complete(output: Checkpoint, source: Checkpoint, packed: Mapping[str, PackedTensor]) -> None:
+    known = {*packed, *output.tensors}
     for name in source.tensors:
-        if name not in packed and name not in output.tensors:
+        if name not in known and name.removesuffix(_WEIGHT) not in packed:
             raise CheckFailed(f"`{name}` of the source is missing")
-    extra = [name for name in _original_names(output, packed) if name not in source.tensors]
+    extra = [name for name in _original_names(output, packed) if not {name, name + _WEIGHT} & source.tensors.keys()]
     if extra:
         raise CheckFailed(f"`{extra[0]}` is not in the source")
 

@@ -16,91 +16,136 @@ struct alignas(64) Words {
   int32_t at[kCount][V::kLanes];
 };
 
-// Where each group of a batch starts in memory. Short groups at the end of a row, and groups past the end of the run,
-// are copies with zeros after the data.
+// Where the groups of a batch lie in the matrix. A short group at the end of a row, and one past the end of the run,
+// is worked on in a buffer of its own, with zeros after the data.
 template <class V, int G>
-struct Sources {
+struct Places {
   const uint8_t* at[V::kLanes];
-  alignas(64) uint8_t copies[V::kLanes][G * sizeof(float)];
+  const uint8_t* inside[V::kLanes];
+  int64_t bytes[V::kLanes];
+  alignas(64) uint8_t buffers[V::kLanes][G * sizeof(float)];
 
-  TQ_INLINE Sources(const Encode& job, int64_t first, int64_t last) {
-    const int64_t size = size_of(job.dtype);
+  TQ_INLINE Places(const Shape& shape, const uint8_t* matrix, int64_t first, int64_t last) {
+    int64_t row = first / shape.groups, start = first % shape.groups * G;
     for (int lane = 0; lane < V::kLanes; ++lane) {
-      const int64_t group = first + lane;
-      const int64_t row = group / job.groups, start = group % job.groups * G;
-      const int64_t present = group >= last ? 0 : start + G <= job.columns ? G : job.columns - start;
-      const uint8_t* from = job.weight + (row * job.columns + start) * size;
-      at[lane] = present == G ? from : copies[lane];
-      if (present == G) continue;
-      std::memset(copies[lane], 0, sizeof copies[lane]);
-      if (present > 0) std::memcpy(copies[lane], from, static_cast<size_t>(present * size));
+      const int64_t left = first + lane < last ? shape.columns - start : 0;
+      inside[lane] = matrix + (row * shape.columns + start) * shape.value_bytes;
+      bytes[lane] = (left < G ? left : G) * shape.value_bytes;
+      at[lane] = left < G ? buffers[lane] : inside[lane];
+      start += G;
+      if (start < shape.columns) continue;
+      start = 0;
+      ++row;
+    }
+  }
+
+  TQ_INLINE void fill_buffers() {
+    for (int lane = 0; lane < V::kLanes; ++lane) {
+      if (at[lane] != buffers[lane]) continue;
+      std::memset(buffers[lane], 0, sizeof buffers[lane]);
+      if (bytes[lane]) std::memcpy(buffers[lane], inside[lane], static_cast<size_t>(bytes[lane]));
+    }
+  }
+
+  TQ_INLINE uint8_t* target(int lane) { return const_cast<uint8_t*>(at[lane]); }
+
+  TQ_INLINE void empty_buffers() {
+    for (int lane = 0; lane < V::kLanes; ++lane) {
+      if (at[lane] != buffers[lane] || bytes[lane] == 0) continue;
+      std::memcpy(const_cast<uint8_t*>(inside[lane]), buffers[lane], static_cast<size_t>(bytes[lane]));
     }
   }
 };
 
+// Two 16-bit values in each lane, of rows i and i + 1, to floats.
+template <class V, TqDtype D>
+TQ_INLINE void widen(typename V::I pair, typename V::F (&value)[2]) {
+  if constexpr (D == TQ_BF16) {
+    value[0] = V::as_floats(V::template left<16>(pair));
+    value[1] = V::as_floats(V::both(pair, V::all(static_cast<int32_t>(0xFFFF0000))));
+  } else {
+    value[0] = V::from_half(V::both(pair, V::all(0xFFFF)));
+    value[1] = V::from_half(V::template right<16>(pair));
+  }
+}
+
 // Fills the rows. Returns true where every weight is known to be zero or at least kSmallest in magnitude.
-template <class V, int G>
-bool read_rows(TqDtype dtype, const Sources<V, G>& sources, Rows<V, G>& rows) {
-  const int64_t size = size_of(dtype);
-  for (int lane = 0; lane < V::kLanes; ++lane) {
-    for (int i = 0; i < G; ++i) rows.at[i][lane] = read_value(dtype, sources.at[lane] + i * size);
+template <class V, int G, TqDtype D>
+TQ_INLINE bool read_rows(const Places<V, G>& places, Rows<V, G>& rows) {
+  constexpr int kWord = sizeof(int32_t), kValues = D == TQ_F32 ? 1 : 2;
+  typename V::I least = V::all(-1);
+  for (int word = 0; word < G / kValues; word += V::kLanes) {
+    typename V::I block[V::kLanes];
+    each<V::kLanes>([&](auto lane) TQ_LAMBDA { block[lane] = V::load_from(places.at[lane] + word * kWord); });
+    V::transpose(block);
+    each<V::kLanes>([&](auto i) TQ_LAMBDA {
+      const int row = (word + i) * kValues;
+      if constexpr (D == TQ_F32) {
+        least = V::least_nonzero(least, block[i]);
+        V::store(rows.at[row], V::as_floats(block[i]));
+      } else {
+        typename V::F value[2];
+        widen<V, D>(block[i], value);
+        if constexpr (D == TQ_BF16) least = V::least_nonzero_pair(least, block[i]);
+        V::store(rows.at[row], value[0]);
+        V::store(rows.at[row + 1], value[1]);
+      }
+    });
   }
-  return false;
+  if constexpr (D == TQ_F32) return V::none_below(least, kSmallest);
+  else if constexpr (D == TQ_BF16) return V::no_pair_below(least, kSmallest);
+  else return true;
 }
 
-template <class V, int G>
-void write_rows(const Decode& job, int64_t first, int64_t last, const Rows<V, G>& rows) {
-  const int64_t size = size_of(job.dtype);
-  for (int lane = 0; lane < V::kLanes && first + lane < last; ++lane) {
-    const int64_t row = (first + lane) / job.groups, start = (first + lane) % job.groups * G;
-    const int64_t present = start + G <= job.columns ? G : job.columns - start;
-    uint8_t* to = job.weight + (row * job.columns + start) * size;
-    for (int64_t i = 0; i < present; ++i) write_value(job.dtype, rows.at[i][lane], to + i * size);
+template <class V, int G, TqDtype D>
+TQ_INLINE void write_rows(const Rows<V, G>& rows, Places<V, G>& places) {
+  constexpr int kWord = sizeof(int32_t), kValues = D == TQ_F32 ? 1 : 2;
+  for (int word = 0; word < G / kValues; word += V::kLanes) {
+    typename V::I block[V::kLanes];
+    each<V::kLanes>([&](auto i) TQ_LAMBDA {
+      const int row = (word + i) * kValues;
+      const typename V::F first = V::load(rows.at[row]);
+      if constexpr (D == TQ_F32) {
+        block[i] = V::as_integers(first);
+      } else if constexpr (D == TQ_BF16) {
+        block[i] = V::to_bfloats(first, V::load(rows.at[row + 1]));
+      } else {
+        block[i] = V::to_halves(first, V::load(rows.at[row + 1]));
+      }
+    });
+    V::transpose(block);
+    each<V::kLanes>([&](auto lane) TQ_LAMBDA { V::store_to(places.target(lane) + word * kWord, block[lane]); });
   }
 }
 
 template <class V, int BITS, int G>
-void write_words(const Words<V, BITS, G>& words, uint8_t* codes, int count) {
-  for (int lane = 0; lane < count; ++lane) {
-    for (int i = 0; i < words.kCount; ++i, codes += sizeof(int32_t)) {
-      std::memcpy(codes, &words.at[i][lane], sizeof(int32_t));
-    }
+TQ_INLINE void write_words(const Words<V, BITS, G>& words, uint8_t* codes, int count) {
+  constexpr int kCount = Words<V, BITS, G>::kCount, kWord = sizeof(int32_t);
+  for (int start = 0; start < kCount; start += V::kLanes) {
+    const int width = kCount - start < V::kLanes ? kCount - start : V::kLanes;
+    typename V::I block[V::kLanes];
+    each<V::kLanes>([&](auto i) TQ_LAMBDA { block[i] = V::load(words.at[i < width ? start + i : start]); });
+    V::transpose(block);
+    each<V::kLanes>([&](auto lane) TQ_LAMBDA {
+      if (lane < count) V::store_some(codes + (lane * kCount + start) * kWord, block[lane], width);
+    });
   }
 }
 
 template <class V, int BITS, int G>
-void read_words(const uint8_t* codes, int count, Words<V, BITS, G>& words) {
-  for (int lane = 0; lane < V::kLanes; ++lane) {
-    for (int i = 0; i < words.kCount; ++i) {
-      words.at[i][lane] = 0;
-      if (lane >= count) continue;
-      std::memcpy(&words.at[i][lane], codes + (lane * words.kCount + i) * sizeof(int32_t), sizeof(int32_t));
-    }
-  }
-}
-
-// Appends index k of position i (a constant from 0 to 31) to the little-endian bit stream of 32 indices.
-template <class V, int BITS, int I>
-TQ_INLINE void append(typename V::I (&word)[BITS], Index<I>, typename V::I k) {
-  constexpr int kPlace = I * BITS / 32, kOffset = I * BITS % 32;
-  if constexpr (kOffset == 0) {
-    word[kPlace] = k;
-  } else {
-    word[kPlace] = V::either(word[kPlace], V::template left<kOffset>(k));
-  }
-  if constexpr (kOffset + BITS > 32) word[kPlace + 1] = V::template right<32 - kOffset>(k);
-}
-
-// Index i of the stream; bits above the index are left in.
-template <class V, int BITS, int I>
-TQ_INLINE typename V::I extract(const typename V::I (&word)[BITS], Index<I>) {
-  constexpr int kPlace = I * BITS / 32, kOffset = I * BITS % 32;
-  if constexpr (kOffset == 0) {
-    return word[kPlace];
-  } else {
-    const typename V::I low = V::template right<kOffset>(word[kPlace]);
-    if constexpr (kOffset + BITS <= 32) return low;
-    else return V::either(low, V::template left<32 - kOffset>(word[kPlace + 1]));
+TQ_INLINE void read_words(const uint8_t* codes, int count, Words<V, BITS, G>& words) {
+  constexpr int kCount = Words<V, BITS, G>::kCount, kWord = sizeof(int32_t);
+  for (int start = 0; start < kCount; start += V::kLanes) {
+    const int width = kCount - start < V::kLanes ? kCount - start : V::kLanes;
+    typename V::I block[V::kLanes];
+    each<V::kLanes>([&](auto lane) TQ_LAMBDA {
+      const int from = lane < count ? lane : 0;
+      block[lane] = V::load_some(codes + (from * kCount + start) * kWord, width);
+    });
+    V::transpose(block);
+    each<V::kLanes>([&](auto i) TQ_LAMBDA {
+      if (i < width) V::store(words.at[start + i], block[i]);
+    });
   }
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "batch.h"
+#include "bitstream.h"
 
 namespace tq {
 namespace {
@@ -25,7 +26,7 @@ TQ_INLINE typename V::F divide(typename V::F value, typename V::F divisor, typen
 
 // Weights to the rotation of their unit vectors, before the division by the root and the second signs.
 template <class V, int G, Division D>
-TQ_INLINE void rotate(const Constants& constants, typename V::F divisor, Rows<V, G>& rows) {
+TQ_NOINLINE void rotate(const Constants& constants, typename V::F divisor, Rows<V, G>& rows) {
   const typename V::F reciprocal = V::div(V::all(1.0f), divisor);
   inner_stages<V, G>(rows, [&](int start, auto i) TQ_LAMBDA {
     const typename V::F unit = divide<V, D>(V::load(rows.at[start + i]), divisor, reciprocal);
@@ -36,17 +37,20 @@ TQ_INLINE void rotate(const Constants& constants, typename V::F divisor, Rows<V,
 
 // What is known of a batch's lengths.
 struct Lengths {
-  bool finite;
-  bool ordinary;  // zero, or far from where squares and quotients lose digits
+  int first_broken;  // the first lane that is not finite, the number of lanes if there is none
+  bool faint;        // one is above zero, but below what the search takes
+  bool ordinary;     // each is zero, or far from where squares and quotients lose digits
 };
 
 template <class V>
 TQ_INLINE Lengths inspect(typename V::F length) {
   alignas(64) float lane[V::kLanes];
   V::store(lane, length);
-  Lengths found{true, true};
-  for (float value : lane) {
-    found.finite &= value < __builtin_inff();
+  Lengths found{V::kLanes, false, true};
+  for (int i = V::kLanes - 1; i >= 0; --i) {
+    const float value = lane[i];
+    if (!(value < __builtin_inff())) found.first_broken = i;
+    found.faint |= value > 0.0f && value < kSmallest;
     found.ordinary &= value == 0.0f || (value >= kSmallest && value <= 0x1p20f);
   }
   return found;

@@ -51,27 +51,5 @@ inline uint16_t float_to_bfloat(float value) {
   return static_cast<uint16_t>((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16);
 }
 
-inline int64_t size_of(TqDtype dtype) { return dtype == TQ_F32 ? 4 : 2; }
-
-inline float read_value(TqDtype dtype, const uint8_t* from) {
-  uint16_t half;
-  float value;
-  if (dtype == TQ_F32) {
-    std::memcpy(&value, from, sizeof value);
-    return value;
-  }
-  std::memcpy(&half, from, sizeof half);
-  return dtype == TQ_BF16 ? from_bits(static_cast<uint32_t>(half) << 16) : half_to_float(half);
-}
-
-inline void write_value(TqDtype dtype, float value, uint8_t* to) {
-  if (dtype == TQ_F32) {
-    std::memcpy(to, &value, sizeof value);
-    return;
-  }
-  const uint16_t half = dtype == TQ_BF16 ? float_to_bfloat(value) : float_to_half(value);
-  std::memcpy(to, &half, sizeof half);
-}
-
 }  // namespace
 }  // namespace tq

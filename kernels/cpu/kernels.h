@@ -20,13 +20,19 @@ struct Constants {
   float inverse_low;
 };
 
+// A matrix whose rows are cut into groups; the last one of a row may be short.
+struct Shape {
+  int64_t columns;
+  int64_t groups;  // in a row
+  int64_t value_bytes;
+};
+
 struct Encode {
   const Constants* constants;
   TqDtype dtype;
   TqScale scale;
+  Shape shape;
   const uint8_t* weight;
-  int64_t columns;
-  int64_t groups;  // in a row
   uint8_t* codes;
   float* norms;
 };
@@ -34,10 +40,9 @@ struct Encode {
 struct Decode {
   const Constants* constants;
   TqDtype dtype;
+  Shape shape;
   const uint8_t* codes;
   const float* norms;
-  int64_t columns;
-  int64_t groups;
   uint8_t* weight;
 };
 

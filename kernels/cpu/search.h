@@ -19,15 +19,15 @@ template <class V, int BITS>
 struct alignas(64) Best {
   static constexpr int kBoundaries = (1 << (BITS - 1)) - 1;
   double quality[V::kLanes];
-  double factor[V::kLanes];
-  int32_t boundaries[kBoundaries][V::kLanes];
+  double factor[V::kLanes] = {};
+  int32_t boundaries[kBoundaries][V::kLanes] = {};
 };
 
 inline int32_t twice(int16_t value) { return static_cast<int32_t>(value) * 0x10001; }
 
 // Rotated rows to magnitudes, and to the bit stream of their signs (1 for above zero).
 template <class V, int G>
-TQ_INLINE void magnitudes(const Constants& constants, const Rows<V, G>& rows, Pairs<V, G>& pairs,
+TQ_NOINLINE void magnitudes(const Constants& constants, const Rows<V, G>& rows, Pairs<V, G>& pairs,
                           int32_t (&above)[G / 32][V::kLanes]) {
   for (int start = 0; start < G; start += 32) {
     typename V::I bits = V::all(0);
@@ -86,11 +86,9 @@ TQ_INLINE void assign(const Pairs<V, G>& pairs, const int32_t (&above)[G / 32][V
   for (int start = 0; start < G; start += kStream) {
     typename V::I word[BITS], bits = V::load(above[start / 32]);
     const auto place = [&](auto i, typename V::I index) TQ_LAMBDA {
-      // Above zero: half + index. Below: half - 1 - index, which is the same number with all bits flipped.
+      // Above zero half + index, else half - 1 - index: the index with half or half - 1 added bit by bit.
       const typename V::I sign = V::both(V::template right<i>(bits), V::all(1));
-      const typename V::I flip = V::sum(V::all(kHalf - 1), V::template left<BITS - 1>(sign));
-      const typename V::I mirrored = V::differ(index, V::both(flip, V::all(2 * kHalf - 1)));
-      append<V, BITS>(word, i, V::select_index(sign, index, mirrored, kHalf));
+      append<V, BITS>(word, i, V::differ(index, V::sum(V::all(kHalf - 1), sign)));
     };
     each<kStream / 2>([&](auto i) TQ_LAMBDA {
       const typename V::I magnitude = V::load(pairs.at[start / 2 + i]);
@@ -103,6 +101,29 @@ TQ_INLINE void assign(const Pairs<V, G>& pairs, const int32_t (&above)[G / 32][V
       place(Index<2 * i + 1>{}, V::template right<16>(index));
     });
     each<BITS>([&](auto w) TQ_LAMBDA { V::store(words.at[start / kStream * BITS + w], word[w]); });
+  }
+}
+
+template <class V, int BITS, int G>
+TQ_INLINE void search(const TqTables& tables, const Pairs<V, G>& pairs, Best<V, BITS>& best) {
+  for (int lane = 0; lane < V::kLanes; ++lane) best.quality[lane] = -1.0;
+  for (int candidate = 0; candidate < tables.candidates; ++candidate) {
+    try_candidate<V, BITS, G>(tables, candidate, pairs, best);
+  }
+}
+
+// As quantise(), with the scale searched; `norm` is what is stored.
+template <class V, int BITS, int G>
+TQ_INLINE void search_batch(const Constants& constants, const Rows<V, G>& rows, const float (&length)[V::kLanes],
+                            Words<V, BITS, G>& words, float (&norm)[V::kLanes]) {
+  Pairs<V, G> pairs;
+  Best<V, BITS> best;
+  alignas(64) int32_t above[G / 32][V::kLanes];
+  magnitudes<V, G>(constants, rows, pairs, above);
+  search<V, BITS, G>(constants.tables, pairs, best);
+  assign<V, BITS, G>(pairs, above, best, words);
+  for (int lane = 0; lane < V::kLanes; ++lane) {
+    norm[lane] = static_cast<float>(static_cast<double>(length[lane]) * best.factor[lane]);
   }
 }
 

@@ -51,6 +51,8 @@ bool valid(const TqTables* tables, int32_t dtype, int64_t rows, int64_t columns,
   return dtype >= TQ_BF16 && dtype <= TQ_F32 && rows >= 0 && columns >= 1 && threads >= 1;
 }
 
+int64_t value_bytes(int32_t dtype) { return dtype == TQ_F32 ? 4 : 2; }
+
 // Runs work(first, last) over [0, count) on up to `threads` threads; each gets one run of whole grains.
 template <class Work>
 void share(int64_t count, int32_t threads, Work work) {
@@ -86,7 +88,7 @@ int32_t tq_encode(const TqTables* tables, int32_t instruction_set, int32_t dtype
   const tq::Constants constants = tq::make_constants(*tables);
   const int64_t groups = (columns + tables->group_size - 1) / tables->group_size;
   const tq::Encode job{&constants, static_cast<TqDtype>(dtype), static_cast<TqScale>(scale),
-                       static_cast<const uint8_t*>(weight), columns, groups, codes, norms};
+                       {columns, groups, tq::value_bytes(dtype)}, static_cast<const uint8_t*>(weight), codes, norms};
   std::atomic<int64_t> bad{INT64_MAX};
   tq::share(rows * groups, threads, [&](int64_t first, int64_t last) {
     const int64_t found = kernels->encode(job, first, last);
@@ -106,8 +108,8 @@ int32_t tq_decode(const TqTables* tables, int32_t instruction_set, int32_t dtype
   if (kernels == nullptr) return TQ_UNAVAILABLE;
   const tq::Constants constants = tq::make_constants(*tables);
   const int64_t groups = (columns + tables->group_size - 1) / tables->group_size;
-  const tq::Decode job{&constants, static_cast<TqDtype>(dtype), codes, norms, columns, groups,
-                       static_cast<uint8_t*>(weight)};
+  const tq::Decode job{&constants, static_cast<TqDtype>(dtype), {columns, groups, tq::value_bytes(dtype)},
+                       codes, norms, static_cast<uint8_t*>(weight)};
   tq::share(rows * groups, threads, [&](int64_t first, int64_t last) { kernels->decode(job, first, last); });
   return TQ_OK;
 }

@@ -1,7 +1,10 @@
 // Loops written out at compile time, so that arrays of vectors become registers whatever the compiler's unroller does.
 #pragma once
 
+#include <utility>
+
 #define TQ_INLINE inline __attribute__((always_inline))
+#define TQ_NOINLINE __attribute__((noinline))
 #define TQ_LAMBDA __attribute__((always_inline))
 
 namespace tq {
@@ -12,12 +15,14 @@ struct Index {
   constexpr operator int() const { return I; }
 };
 
-template <int Stop, int I = 0, class Body>
+template <class Body, int... I>
+TQ_INLINE void each_of(Body& body, std::integer_sequence<int, I...>) {
+  (body(Index<I>{}), ...);
+}
+
+template <int Count, class Body>
 TQ_INLINE void each(Body&& body) {
-  if constexpr (I < Stop) {
-    body(Index<I>{});
-    each<Stop, I + 1>(body);
-  }
+  each_of(body, std::make_integer_sequence<int, Count>{});
 }
 
 }  // namespace

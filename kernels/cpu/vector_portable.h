@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "floats.h"
+
 namespace tq {
 namespace {
 
@@ -44,9 +46,53 @@ struct Portable {
   static I left(I a) { return a << Count; }
   template <int Count>
   static I right(I a) { return (I)((U)a >> Count); }
+  static F as_floats(I a) { return (F)a; }
+  static I as_integers(F a) { return (I)a; }
   static I either(I a, I b) { return a | b; }
   static I both(I a, I b) { return a & b; }
   static I differ(I a, I b) { return a ^ b; }
+
+  // Memory that is not aligned; the first `width` words only.
+  static I load_from(const uint8_t* from) { I value; std::memcpy(&value, from, sizeof value); return value; }
+  static void store_to(uint8_t* to, I value) { std::memcpy(to, &value, sizeof value); }
+  static I load_some(const uint8_t* from, int width) {
+    I value = {};
+    std::memcpy(&value, from, static_cast<size_t>(width) * sizeof(int32_t));
+    return value;
+  }
+  static void store_some(uint8_t* to, I value, int width) {
+    std::memcpy(to, &value, static_cast<size_t>(width) * sizeof(int32_t));
+  }
+
+  // Word j of vector i becomes word i of vector j.
+  static void transpose(I (&row)[kLanes]) {
+    const I a = row[0], b = row[1], c = row[2], d = row[3];
+    row[0] = I{a[0], b[0], c[0], d[0]};
+    row[1] = I{a[1], b[1], c[1], d[1]};
+    row[2] = I{a[2], b[2], c[2], d[2]};
+    row[3] = I{a[3], b[3], c[3], d[3]};
+  }
+
+  // Magnitudes matter to the short division only, which needs fused multiply-adds.
+  static I least_nonzero(I least, I) { return least; }
+  static I least_nonzero_pair(I least, I) { return least; }
+  static bool none_below(I, float) { return false; }
+  static bool no_pair_below(I, float) { return false; }
+
+  static F from_half(I a) {
+    return F{half_to_float(static_cast<uint16_t>(a[0])), half_to_float(static_cast<uint16_t>(a[1])),
+             half_to_float(static_cast<uint16_t>(a[2])), half_to_float(static_cast<uint16_t>(a[3]))};
+  }
+  static I to_halves(F low, F high) {
+    I pair;
+    for (int i = 0; i < kLanes; ++i) pair[i] = float_to_half(low[i]) | float_to_half(high[i]) << 16;
+    return pair;
+  }
+  static I to_bfloats(F low, F high) {
+    I pair;
+    for (int i = 0; i < kLanes; ++i) pair[i] = float_to_bfloat(low[i]) | float_to_bfloat(high[i]) << 16;
+    return pair;
+  }
 
   // Integers for the scale search: 32-bit lanes, or each lane as a pair of 16-bit numbers.
   static I round(F a) {
@@ -55,7 +101,7 @@ struct Portable {
   }
   static I sum(I a, I b) { return a + b; }
   static I absolute(I a) { return a < 0 ? -a : a; }
-  static I positive(I a) { return a > 0; }
+  static I positive(I a) { return (a > 0) & 1; }
   static PairMask pairs_greater(I a, I b) { return (I)((Pairs)a > (Pairs)b); }
   static I pairs_select(PairMask where, I yes, I no) { return (where & yes) | (~where & no); }
   static I pairs_dot(I a, I b) {

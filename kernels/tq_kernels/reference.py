@@ -16,6 +16,8 @@ from torch import Tensor
 from tq_kernels.types import SEARCH_UNITS, NonFiniteWeight, Scale, TqTables
 
 _LANES = 8
+# Shorter groups lose digits to denormals in their sum of squares; they are encoded as by scale "norm".
+_SHORTEST_SEARCHED = 2.0**-60
 _CHUNK_WEIGHTS = 1 << 21
 
 
@@ -112,10 +114,13 @@ def _quantise(
 ) -> tuple[Tensor, Tensor]:
     divisors = torch.where(lengths > 0, lengths, torch.ones_like(lengths))
     rotated = _hadamard(vectors / divisors[:, None] * constants.signs_in) * constants.signs_out
-    if scale == "search":
-        return _search(rotated, lengths, constants, tables)
     index = torch.searchsorted(constants.boundaries, (rotated / constants.root).contiguous())
-    return index, lengths / _norm(_reconstruct(index, constants))
+    norms = lengths / _norm(_reconstruct(index, constants))
+    if scale == "norm":
+        return index, norms
+    found, fitted = _search(rotated, lengths, constants, tables)
+    long_enough = lengths >= _SHORTEST_SEARCHED
+    return torch.where(long_enough[:, None], found, index), torch.where(long_enough, fitted, norms)
 
 
 def _reconstruct(index: Tensor, constants: _Constants) -> Tensor:
@@ -127,7 +132,7 @@ def _search(
     rotated: Tensor, lengths: Tensor, constants: _Constants, tables: TqTables
 ) -> tuple[Tensor, Tensor]:
     """The candidate grid with the largest projection on the group, and its least-squares scale."""
-    units = torch.round(rotated * SEARCH_UNITS).clamp(-32767, 32767).to(torch.int32)
+    units = torch.round(rotated * SEARCH_UNITS).to(torch.int32)
     magnitude = units.abs()
     best = torch.full_like(lengths, -1.0, dtype=torch.float64)
     best_level = torch.zeros_like(magnitude, dtype=torch.int64)

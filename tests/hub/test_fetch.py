@@ -24,7 +24,21 @@ def test_a_folder_has_no_revision(tmp_path):
 
 @pytest.mark.parametrize(
     "source",
-    ["", ".hidden/x", "./nowhere", "../nowhere", "a/b/c", "nowhere", "~/x", "/no/where", "a//b", "a/..", "a/b.git", "a b/c", "a/\0"],
+    [
+        "",
+        ".hidden/x",
+        "./nowhere",
+        "../nowhere",
+        "a/b/c",
+        "nowhere",
+        "~/x",
+        "/no/where",
+        "a//b",
+        "a/..",
+        "a/b.git",
+        "a b/c",
+        "a/\0",
+    ],
 )
 def test_what_is_neither_folder_nor_id_is_refused_without_asking_the_hub(hub, source):
     with pytest.raises(InputError, match="neither a folder nor a Hub id"):
@@ -91,3 +105,8 @@ def test_a_name_with_glob_signs_is_one_file(hub, model):
 def test_a_file_that_is_not_listed_cannot_be_downloaded(hub, model):
     with pytest.raises(InputError, match="has no file `nope`"):
         download(open_source("org/model"), ["nope"])
+
+
+def test_nothing_is_printed(hub, model, capfd):
+    download(open_source("org/model"), ["model.safetensors"], progress=lambda done, total: None)
+    assert capfd.readouterr() == ("", "")

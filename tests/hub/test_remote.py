@@ -1,7 +1,8 @@
 import json
 
 import pytest
-from huggingface_hub import constants
+from huggingface_hub import constants, errors
+from huggingface_hub.utils import close_session
 from support.fake_hub import FAULTS, FakeRepository
 
 from tqcli.errors import InputError, MachineError
@@ -89,6 +90,15 @@ def test_a_listing_that_fails_for_a_moment_is_asked_again(hub, model):
         open_source("org/model")
 
 
+def test_a_redirect_keeps_the_range_and_loses_the_token(hub, model, weights):
+    hub.redirects, model.private = True, True
+    hub.tokens.add("hf_goodtoken")
+    folder = open_source("org/model", token="hf_goodtoken")
+    assert folder.read("model.safetensors", 100, 1000) == weights[100:1100]
+    assert hub.requests[-1][1].startswith("/elsewhere/")
+    assert hub.tokens_seen_elsewhere == []
+
+
 def test_no_such_repository(hub):
     with pytest.raises(InputError, match="no such model on the Hub: `org/nothing`") as caught:
         open_source("org/nothing")
@@ -125,7 +135,9 @@ def test_a_gated_repository_says_how_to_get_in(hub, model):
 
 def test_no_network(hub, model):
     folder = open_source("org/model")
+    # A connection kept open would outlive the server.
     hub.__exit__()
+    close_session()
     for attempt in (lambda: open_source("org/model"), lambda: folder.read("config.json", 0, 1)):
         with pytest.raises(MachineError, match="cannot reach the Hub"):
             attempt()
@@ -152,6 +164,16 @@ def test_offline_with_a_copy(hub, model, weights, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     copy = open_source("org/model", folder.revision)
     assert copy.read("model.safetensors", 0, len(weights)) == weights
+    assert (copy.origin, copy.revision) == ("org/model", folder.revision)
+
+
+@pytest.mark.skipif(not hasattr(errors, "IncompleteSnapshotError"), reason="huggingface_hub 1.5 cannot tell")
+def test_offline_with_half_a_copy(hub, model, monkeypatch):
+    folder = open_source("org/model")
+    download(folder, ["config.json"])
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(MachineError, match="only in part"):
+        open_source("org/model", folder.revision)
 
 
 @pytest.mark.parametrize("name", ["../evil", "/etc/passwd", "a/../../b", "a\\b", "a//b"])

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import socket
 import threading
 from collections import Counter
 from dataclasses import dataclass, field
@@ -39,6 +40,9 @@ class FakeHub:
         self.tokens: set[str] = set()
         self.faults: Counter[str] = Counter()
         self.listing_failures = 0
+        # Like the real Hub, send readers of weights on to another host, which must never see a token.
+        self.redirects = False
+        self.tokens_seen_elsewhere: list[str] = []
         self.requests: list[tuple[str, str, str]] = []
         handler = type("Handler", (_Handler,), {"hub": self})
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
@@ -77,7 +81,16 @@ class _Handler(BaseHTTPRequestHandler):
             return self._list(match[1], match[2], match[3] or "main")
         if match := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
             return self._resolve(match[1], match[2], match[3])
+        if match := re.fullmatch(r"/elsewhere/([0-9a-f]{64})", path):
+            return self._serve_elsewhere(match[1])
         return self._refuse(404, "Not found")
+
+    def _serve_elsewhere(self, digest):
+        if token := self.headers.get("authorization"):
+            self.hub.tokens_seen_elsewhere.append(token)
+        commits = [files for repository in self.hub.repositories.values() for files in repository.commits.values()]
+        data = next(data for files in commits for data in files.values() if _sha256(data) == digest)
+        return self._send_data(data, {})
 
     def _list(self, name, kind, revision):
         if self.hub.listing_failures > 0:
@@ -101,11 +114,19 @@ class _Handler(BaseHTTPRequestHandler):
             return self._refuse(404, "Entry not found", "EntryNotFound")
         data = files[file]
         headers = {"etag": f'"{_sha256(data)}"', "x-repo-commit": sha, "accept-ranges": "bytes"}
+        if self.hub.redirects and file.endswith(".safetensors"):
+            port = self.server.server_address[1]
+            headers |= {"location": f"http://localhost:{port}/elsewhere/{_sha256(data)}"}
+            headers |= {"x-linked-etag": headers["etag"], "x-linked-size": str(len(data))}
+            return self._send(302, b"", headers)
+        return self._send_data(data, headers)
+
+    def _send_data(self, data, headers):
         fault = self.hub.take_fault() if self.command == "GET" else None
         if fault == "server error":
             return self._refuse(500, "injected")
         if fault == "hang up":
-            return self.connection.close()
+            return self._hang_up()
         match = re.fullmatch(r"bytes=([0-9]+)-([0-9]*)", self.headers.get("range", ""))
         if match is None or fault == "whole file":
             return self._send(200, data, headers)
@@ -125,8 +146,12 @@ class _Handler(BaseHTTPRequestHandler):
         if fault == "cut short":
             headers["content-length"] = str(len(body))
             self._send(206, body[: len(body) // 2], headers)
-            return self.connection.close()
+            return self._hang_up()
         return self._send(206, body, headers)
+
+    def _hang_up(self):
+        self.close_connection = True
+        self.connection.shutdown(socket.SHUT_RDWR)
 
     def _revision(self, name, revision, metadata):
         token = (self.headers.get("authorization") or "").removeprefix("Bearer ")

@@ -41,8 +41,14 @@ FUSED: tuple[tuple[Role, ...], ...] = (("q", "k", "v"), ("gate", "up"), ("expert
 
 MAX_LAYERS = 10_000
 
+# Text models lie under three prefixes: `model.` alone, `model.language_model.` in multimodal checkpoints,
+# `language_model.model.` in older ones.
+TEXT_PATTERN = r"(?:model\.language_model\.|language_model\.model\.|model\.)"
+LAYER_PATTERN = TEXT_PATTERN + r"layers\.(?P<layer>[0-9]{1,6})\."
+
 _MODEL_TYPE = re.compile(r"[a-z0-9_]{1,64}")
 _NOT_A_MODEL = ("base", "rules")
+_IN_LAYER = re.compile(LAYER_PATTERN)
 _LEAF = re.compile(r"(?:\.linear)?\.(?:weight|bias)$")
 _EXPERT = re.compile(r"(.*\.experts)\.[0-9]+(?:\.|$)")
 
@@ -89,7 +95,8 @@ class Architecture:
             if match:
                 groups = match.groupdict()
                 return TensorRole(rule.roles, _index(groups, "layer"), _block(name), _index(groups, "expert"))
-        return TensorRole(("other",), None, _block(name), None)
+        in_layer = _IN_LAYER.match(name)
+        return TensorRole(("other",), int(in_layer["layer"]) if in_layer else None, _block(name), None)
 
     def layers(self, config: Mapping[str, Any]) -> int:
         """How many decoder layers the language model has. Raises InputError when config.json does not say."""

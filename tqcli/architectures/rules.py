@@ -1,24 +1,18 @@
-"""Rules that several architectures share, named after the modules of transformers that they describe.
+"""Rules that several architectures share, named after the modules of transformers that they describe."""
 
-Text models are found under three prefixes: `model.` alone, `model.language_model.` in multimodal checkpoints,
-`language_model.model.` in older ones.
-"""
+from tqcli.architectures.base import LAYER_PATTERN, TEXT_PATTERN, Role, Rule
 
-from tqcli.architectures.base import Role, Rule
-
-_TEXT = r"(?:model\.language_model\.|language_model\.model\.|model\.)"
-_LAYER = _TEXT + r"layers\.(?P<layer>[0-9]{1,6})\."
 _EXPERT = r"experts\.(?P<expert>[0-9]{1,6})\."
 
 
 def in_text(pattern: str, *roles: Role) -> Rule:
     """A tensor of the language model outside of its layers."""
-    return Rule(_TEXT + pattern, roles)
+    return Rule(TEXT_PATTERN + pattern, roles)
 
 
 def in_layer(pattern: str, *roles: Role) -> Rule:
     """A tensor of one decoder layer."""
-    return Rule(_LAYER + pattern, roles)
+    return Rule(LAYER_PATTERN + pattern, roles)
 
 
 def swiglu(module: str) -> tuple[Rule, ...]:

@@ -143,7 +143,7 @@ def _tensor(name: str, entry: Any, file: str, data_start: int) -> TensorInfo:
         raise _lie(name, file, "its data_offsets are not a begin and an end")
     begin, end = offsets
     if _bits(shape, dtype) != 8 * (end - begin):
-        raise _lie(name, file, f"{dtype} {shape} does not take the {end - begin} bytes given to it")
+        raise _lie(name, file, f"{dtype} {str(shape)[:80]} does not take the {end - begin} bytes given to it")
     return TensorInfo(name, dtype, tuple(shape), file, data_start + begin, end - begin)
 
 

@@ -53,12 +53,17 @@ class Checkpoint:
     ignored_files: tuple[tuple[str, str], ...]
 
     def fingerprint(self) -> str:
-        """SHA-256 over what identifies the weights and the config; the same source gives the same value."""
-        shards = [
-            [shard.name, shard.size, shard.header_sha256, self.storage.fingerprint(shard.name)] for shard in self.shards
-        ]
+        """SHA-256 over what identifies the weights and the config here and now: changes when a file is touched."""
+        return self._digest([self.storage.fingerprint(shard.name) for shard in self.shards])
+
+    def content_fingerprint(self) -> str:
+        """SHA-256 over config, file sizes and headers alone: the same for every copy of a checkpoint."""
+        return self._digest([])
+
+    def _digest(self, more: list[str]) -> str:
+        shards = [[shard.name, shard.size, shard.header_sha256] for shard in self.shards]
         config = hashlib.sha256(self.config_bytes).hexdigest()
-        text = json.dumps({"config": config, "shards": shards}, separators=(",", ":"), sort_keys=True)
+        text = json.dumps({"config": config, "shards": shards, "more": more}, separators=(",", ":"), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -3,6 +3,7 @@
 Left out, with a reason each: the files that are written anew, hidden files, and weights in another form.
 """
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ CONFIG_NAME = "config.json"
 INDEX_NAME = "model.safetensors.index.json"
 
 _CHUNK_BYTES = 8 << 20
+_OF_ANOTHER_CONVERSION = ("tq_config.json", "tq_recipe.toml")
 _OTHER_WEIGHTS = (
     ".bin",
     ".pt",
@@ -43,8 +45,12 @@ def sidecars(storage: Storage) -> tuple[list[str], dict[str, str]]:
 
 def _reason_to_leave(name: str) -> str | None:
     """None: copy it. Empty: it is written anew. Otherwise why it stays behind."""
-    if name == CONFIG_NAME or name.endswith((".safetensors", ".safetensors.index.json")):
+    if name.endswith((".safetensors", ".safetensors.index.json")):
+        return "weights in a subfolder" if "/" in name else ""
+    if name == CONFIG_NAME:
         return ""
+    if name in _OF_ANOTHER_CONVERSION:
+        return "it tells of another conversion"
     lower = name.lower()
     if lower.endswith(_OTHER_WEIGHTS):
         return "weights in another form"
@@ -62,6 +68,8 @@ def copy_sidecar(storage: Storage, name: str, folder: Path) -> None:
         with temporary.open("wb") as file:
             for piece in _pieces(storage, name):
                 file.write(piece)
+            file.flush()
+            os.fsync(file.fileno())
         temporary.replace(target)
 
 

@@ -19,10 +19,12 @@ from typing import Self
 
 from tqcli.checkpoint.header import DTYPE_BITS
 from tqcli.checkpoint.stored import Stored
-from tqcli.errors import MachineError
+from tqcli.errors import InputError, MachineError
 
 PARTIAL_SUFFIX = ".partial"
-_FILE_MODE = 0o644
+# What a new file gets everywhere: the user's umask takes from it.
+_FILE_MODE = 0o666
+_MAX_SHARDS = 99_999
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ class ShardLayout:
 def lay_out_shards(units: Sequence[Sequence[Stored]], shard_bytes: int) -> tuple[ShardLayout, ...]:
     """Divide units, each of which must stay in one file, into shards of at most `shard_bytes` of data.
 
-    A unit larger than that gets a shard of its own.
+    A unit larger than that gets a shard of its own. Raises InputError where there would be too many shards to number.
     """
     groups: list[list[Stored]] = [[]]
     used = 0
@@ -82,6 +84,8 @@ def lay_out_shards(units: Sequence[Sequence[Stored]], shard_bytes: int) -> tuple
         groups[-1].extend(unit)
         used += size
     count = len(groups)
+    if count > _MAX_SHARDS:
+        raise InputError(f"{count} shards are too many", why=f"at most {_MAX_SHARDS}", fix="a larger shard size")
     return tuple(ShardLayout(shard_name(i, count), _by_width(group)) for i, group in enumerate(groups, 1))
 
 
@@ -145,10 +149,10 @@ class ShardWriter:
                 raise RuntimeError(f"{tensor.name}: {self._written[tensor.name]} of {tensor.nbytes} bytes written")
         with disk_errors(self._final):
             os.fsync(self._file)
-            os.close(self._file)
-            self._file = -1
             self._temporary.replace(self._final)
             sync_folder(self._final.parent)
+            os.close(self._file)
+            self._file = -1
         return {name: state.hexdigest() for name, state in self._hashes.items()}
 
     def _reserve(self) -> None:

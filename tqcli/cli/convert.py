@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tqcli.cli.options import Format, Revision, Workers, parse_size
-from tqcli.cli.out import Out, OutputFormat, command, count, size
+from tqcli.cli.out import Out, OutputFormat, command, count, shards, size
 from tqcli.errors import InputError
 
 if TYPE_CHECKING:
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from tqcli.plan_summary import PlanRow
     from tqcli.verify import Report
 
+_RANGES_SHOWN = 2
 _KEPT = "finished shards are kept; the same command goes on from there"
 
 
@@ -72,6 +73,8 @@ def _convert(
     from tqcli.cli.progress import progress_bar
     from tqcli.convert import default_workers
 
+    if stream and verify_all:
+        raise InputError("`--all` cannot go with `--stream`", why="a streamed source is not kept to compare with")
     threads = workers or default_workers()
     plan = job.plan_job(job.Job(model, recipe, changes, revision, parse_size(shard_size)))
     _print_plan(out, plan, recipe, output, job.memory_needed(threads))
@@ -95,8 +98,7 @@ def _convert(
 
 
 def _print_plan(out: Out, plan: "Plan", recipe: str, output: Path | None, memory: int) -> None:
-    import tq_kernels
-
+    from tqcli.convert import kernels
     from tqcli.job import disk_needed, free_disk
     from tqcli.plan_summary import plan_rows
 
@@ -112,7 +114,7 @@ def _print_plan(out: Out, plan: "Plan", recipe: str, output: Path | None, memory
             f"{row.bits_per_weight:.2f}",
             size(row.nbytes),
             str(row.tensors),
-            row.layers,
+            _layers(row),
             _roles(row),
         )
         for row in plan_rows(plan)
@@ -125,13 +127,21 @@ def _print_plan(out: Out, plan: "Plan", recipe: str, output: Path | None, memory
         f"{size(plan.source_bytes)} -> {size(plan.weight_bytes)}   {bits:.2f} bits per weight   {ratio:.2f}x smaller"
     )
     free = f" ({size(free_disk(output))} free)" if output else ""
-    backend = tq_kernels.backend()
-    out.line(f"needs {size(disk_needed(plan))} of disk{free}, {size(memory)} of memory   kernels {backend.name}")
+    backend = kernels()
+    out.line(f"needs {size(disk_needed(plan))} of disk{free}, {size(memory)} of memory")
+    out.line(f"kernels {backend.name}")
     if backend.name == "reference":
         out.note(f"note: {backend.reason}")
     for name, reason in plan.source.ignored_files:
         out.note(f"note: `{name}` is left out: {reason}")
     _note_left_out(out, plan)
+
+
+def _layers(row: "PlanRow") -> str:
+    """Ranges, as many as the column holds: alternating layers would need a line of their own."""
+    ranges = row.layers.split()
+    shown = ranges[:_RANGES_SHOWN] if len(ranges) > _RANGES_SHOWN + 1 else ranges
+    return " ".join(shown) + (f" +{len(ranges) - len(shown)}" if len(shown) < len(ranges) else "")
 
 
 def _roles(row: "PlanRow") -> str:
@@ -148,7 +158,7 @@ def _note_left_out(out: Out, plan: "Plan") -> None:
 
 def _print_report(out: Out, plan: "Plan", report: "Report", output: Path) -> None:
     out.line()
-    out.line(f"wrote    {output}   {size(plan.file_bytes)} in {len(plan.shards)} shards")
+    out.line(f"wrote    {output}   {size(plan.file_bytes)} in {shards(len(plan.shards))}")
     print_checked(out, report)
     out.line(f"next     tq inspect {output}")
 
@@ -160,7 +170,8 @@ def print_checked(out: Out, report: "Report") -> None:
     if report.compared:
         out.line(f"         {report.compared} tensors against the source, {report.rows}")
     if report.worst:
-        out.line(f"         worst relative squared error {report.worst.error:.4f}: {report.worst.name}")
+        out.line(f"         worst relative squared error {report.worst.error:.4f}, of")
+        out.line(f"         {report.worst.name}")
 
 
 def report_data(report: "Report") -> dict[str, object]:
@@ -203,4 +214,4 @@ def _list_recipes(out: Out) -> None:
 
     recipes = {name: load_recipe(name) for name in builtin_recipes()}
     out.table(("recipe", "what it does"), [(name, recipe.summary) for name, recipe in recipes.items()])
-    out.result({name: recipe.to_flat() for name, recipe in recipes.items()}, "\n".join(recipes))
+    out.result({name: recipe.to_flat() for name, recipe in recipes.items()}, *recipes)

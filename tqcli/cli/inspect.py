@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tqcli.cli.options import Format, Revision, Workers
-from tqcli.cli.out import Out, OutputFormat, command, count, size
+from tqcli.cli.out import Out, OutputFormat, command, count, shards, size
 from tqcli.errors import CheckFailed, InputError
 
 if TYPE_CHECKING:
@@ -43,11 +43,10 @@ def inspect_command(
       tq inspect out/ --verify --source ./model --all
     """
     with command(output_format) as out:
-        from tqcli.checkpoint.reader import open_checkpoint
-        from tqcli.hub.fetch import open_source
         from tqcli.inspection import compare, summarize
 
-        checkpoint = open_checkpoint(open_source(model, revision))
+        _check_flags(names, tensors is not None, recipe, verify, diff is not None, source, verify_all)
+        checkpoint = _open(out, model, revision)
         summary = summarize(checkpoint)
         if verify:
             _verify(out, checkpoint, source, verify_all, workers)
@@ -58,10 +57,37 @@ def inspect_command(
         elif tensors is not None:
             _print_items(out, summary.select(tensors))
         elif diff is not None:
-            other = summarize(open_checkpoint(open_source(diff, None)))
+            other = summarize(_open(out, diff, None))
             _print_difference(out, compare(summary, other), model, diff)
         else:
             _print_summary(out, summary)
+
+
+def _check_flags(
+    names: bool, tensors: bool, recipe: bool, verify: bool, diff: bool, source: str | None, verify_all: bool
+) -> None:
+    views = {"--verify": verify, "--recipe": recipe, "--names": names, "--tensors": tensors, "--diff": diff}
+    chosen = [f"`{view}`" for view, wanted in views.items() if wanted]
+    if len(chosen) > 1:
+        raise InputError(f"{' and '.join(chosen)} cannot go together", fix="one of them at a time")
+    if source is not None and not verify:
+        raise InputError("`--source` is there without `--verify`", fix="`tq inspect MODEL --verify --source ORIGINAL`")
+    if verify_all and source is None:
+        raise InputError("`--all` is there without `--source`", fix="`tq inspect MODEL --verify --source ORIGINAL --all`")
+
+
+def _open(out: Out, model: str, revision: str | None) -> "Checkpoint":
+    from tqcli.checkpoint.reader import CONFIG_FILE, open_checkpoint
+    from tqcli.hub.fetch import open_source
+    from tqcli.inspection import is_unfinished
+
+    storage = open_source(model, revision)
+    if is_unfinished(storage):
+        fix = "the `tq convert` command that began it goes on"
+        if CONFIG_FILE not in storage.files():
+            raise InputError(f"`{model}` is an unfinished conversion", fix=fix)
+        out.note(f"note: `{model}` was converted but not verified: {fix}")
+    return open_checkpoint(storage)
 
 
 def _print_summary(out: Out, summary: "Summary") -> None:
@@ -75,8 +101,7 @@ def _print_summary(out: Out, summary: "Summary") -> None:
     ]
     out.table(("role", "stored as", "tensors", "weights", "size"), rows, right=(2, 3, 4))
     out.line()
-    shards = f"{summary.shards} shard{'' if summary.shards == 1 else 's'}"
-    out.line(f"{size(summary.nbytes)} in {shards}   {summary.bits_per_weight:.2f} bits per weight")
+    out.line(f"{size(summary.nbytes)} in {shards(summary.shards)}   {summary.bits_per_weight:.2f} bits per weight")
     if not summary.known_architecture:
         out.note(f"note: model_type `{summary.model_type}` is not known, so no roles are shown")
     for name, reason in summary.ignored_files:
@@ -107,7 +132,7 @@ def _print_names(out: Out, summary: "Summary") -> None:
     names = [item.name for item in summary.items]
     for name in names:
         out.line(name)
-    out.result({"names": names}, "\n".join(names))
+    out.result({"names": names}, *names)
 
 
 def _print_items(out: Out, items: "list[Item]") -> None:
@@ -118,7 +143,7 @@ def _print_items(out: Out, items: "list[Item]") -> None:
          "bytes": item.nbytes, "file": item.file}
         for item in items
     ]  # fmt: skip
-    out.result({"tensors": data}, "\n".join(item.name for item in items))
+    out.result({"tensors": data}, *(item.name for item in items))
 
 
 def _print_recipe(out: Out, summary: "Summary") -> None:
@@ -126,9 +151,10 @@ def _print_recipe(out: Out, summary: "Summary") -> None:
 
     if summary.recipe is None:
         raise InputError(f"`{summary.model}` holds no recipe", why="tq did not write it")
-    text = recipe_toml(summary.recipe).decode().rstrip("\n")
-    out.line(text)
-    out.result({"recipe": dict(summary.recipe)}, text)
+    lines = recipe_toml(summary.recipe).decode().splitlines()
+    for line in lines:
+        out.line(line)
+    out.result({"recipe": dict(summary.recipe)}, *lines)
 
 
 def _print_difference(out: Out, difference: "Difference", first: str, second: str) -> None:
@@ -155,13 +181,12 @@ def _print_difference(out: Out, difference: "Difference", first: str, second: st
 
 
 def _verify(out: Out, checkpoint: "Checkpoint", source: str | None, every_row: bool, workers: int | None) -> None:
-    from tqcli.checkpoint.reader import open_checkpoint
     from tqcli.cli.convert import print_checked, report_data
-    from tqcli.convert import default_workers
-    from tqcli.hub.fetch import open_source
+    from tqcli.convert import default_workers, kernels
     from tqcli.verify import verify
 
-    original = open_checkpoint(open_source(source, None)) if source else None
+    kernels()
+    original = _open(out, source, None) if source else None
     report = verify(checkpoint, original, every_row=every_row, workers=workers or default_workers())
     print_checked(out, report)
     out.result(report_data(report), "ok")

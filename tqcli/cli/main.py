@@ -1,12 +1,14 @@
 """The `tq` command: registers the subcommands. Each imports what it needs when it runs, so that help is quick."""
 
+import io
+import sys
 from typing import Annotated
 
 import typer
 
-from tqcli import __version__
 from tqcli.cli.convert import convert_command
 from tqcli.cli.inspect import inspect_command
+from tqcli.version import __version__
 
 app = typer.Typer(
     name="tq",
@@ -38,6 +40,10 @@ def _root(
 
 def main() -> None:
     """Entry point of the `tq` script."""
+    for stream in (sys.stdout, sys.stderr):
+        # Names that the terminal's encoding lacks are spelled out; they must not end a conversion.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     app()
 
 

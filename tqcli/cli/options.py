@@ -8,8 +8,8 @@ import typer
 from tqcli.cli.out import OutputFormat
 from tqcli.errors import InputError
 
-_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
-_SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,6})?)\s*([A-Za-z]{0,3})")
+_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
+_SIZE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,6})?)\s*([A-Za-z]{0,3})")
 
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub model.", metavar="REV")]
 Format = Annotated[OutputFormat, typer.Option("--format", help="How to print the result.")]
@@ -22,4 +22,7 @@ def parse_size(text: str) -> int:
     unit = match[2].upper() if match else ""
     if match is None or unit not in _UNITS:
         raise InputError(f"`{text}` is not a size", fix="such as `5GB`, `500MB` or `2GiB`")
-    return int(float(match[1]) * _UNITS[unit])
+    nbytes = int(float(match[1]) * _UNITS[unit])
+    if nbytes == 0:
+        raise InputError(f"`{text}` is too small")
+    return nbytes

@@ -33,8 +33,20 @@ class OutputFormat(StrEnum):
 
 
 def printable(text: str) -> str:
-    """Text with every control character spelled out, safe to send to a terminal."""
-    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+    """Text with every control character spelled out, line breaks too: safe to send to a terminal, and one line."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _say(text: str) -> None:
+    """To standard output. A reader that has seen enough, such as `head`, stops the printing but not the work."""
+    try:
+        print(text)
+    except BrokenPipeError:
+        _silence()
+
+
+def _silence() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class Out:
@@ -51,7 +63,7 @@ class Out:
     def line(self, text: str = "") -> None:
         """A line of a human result."""
         if self.human:
-            print(printable(text))
+            _say(printable(text))
 
     def table(self, header: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> None:
         """A human table. `right`: the columns that are numbers. The last column wraps at the terminal's width."""
@@ -66,16 +78,17 @@ class Out:
                 for i, (cell, width) in enumerate(zip(first, widths, strict=True))
             ]
             lines = textwrap.wrap(last, max(_width() - indent, 20), break_long_words=False) or [""]
-            print(_GAP.join([*aligned, lines[0]]).rstrip())
+            _say(_GAP.join([*aligned, lines[0]]).rstrip())
             for line in lines[1:]:
-                print(" " * indent + line)
+                _say(" " * indent + line)
 
-    def result(self, data: Mapping[str, Any], quiet: str) -> None:
-        """The result for machines: an object, or one value."""
+    def result(self, data: Mapping[str, Any], *quiet: str) -> None:
+        """The result for machines: an object, or the one value, or the list of values, a line each."""
         if self.form is OutputFormat.json:
-            print(json.dumps(data, indent=2))
+            _say(json.dumps(data, indent=2))
         elif self.form is OutputFormat.quiet:
-            print(printable(quiet))
+            for value in quiet:
+                _say(printable(value))
 
     def note(self, text: str) -> None:
         """Something worth knowing, on standard error."""
@@ -84,7 +97,10 @@ class Out:
 
     def error(self, error: TqError) -> None:
         """What, why, fix; on standard error in every form."""
-        print(printable(f"error: {error}"), file=sys.stderr)
+        print("error: " + printable(error.what), file=sys.stderr)
+        for label, text in (("why", error.why), ("fix", error.fix)):
+            if text:
+                print(f"  {label}: {printable(text)}", file=sys.stderr)
 
 
 @contextmanager
@@ -96,24 +112,30 @@ def command(form: OutputFormat, kept: str = "") -> Iterator[Out]:
     out = Out(form)
     try:
         yield out
+        _flush()
     except TqError as error:
         if os.environ.get("TQ_DEBUG") == "1":
             traceback.print_exc()
+        _flush()
         out.error(error)
         raise typer.Exit(error.exit_code) from error
     except KeyboardInterrupt as error:
         print(f"\ninterrupted{': ' + kept if kept else ''}", file=sys.stderr)
         raise typer.Exit(INTERRUPTED) from error
-    except BrokenPipeError as error:
-        # The reader, such as `head`, has seen enough. Python would complain once more at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise typer.Exit(0) from error
     except (typer.Exit, typer.Abort):
         raise
     except Exception as error:
         traceback.print_exc()
         print("error: this is a bug in tq; please report it with the lines above", file=sys.stderr)
         raise typer.Exit(INTERNAL_ERROR) from error
+
+
+def _flush() -> None:
+    """What was printed goes out now, so that a reader that left does not spoil the exit code later."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _silence()
 
 
 def _width() -> int:
@@ -136,3 +158,8 @@ def count(number: float) -> str:
             return f"{number:.0f}" if not unit else f"{number:.2f}{unit}"
         number /= 1000
     return f"{number:.2f}B"
+
+
+def shards(number: int) -> str:
+    """`1 shard`, `13 shards`."""
+    return f"{number} shard{'' if number == 1 else 's'}"

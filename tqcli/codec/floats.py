@@ -19,7 +19,7 @@ def is_float_dtype(dtype: str) -> TypeGuard[FloatDtype]:
     return dtype in _DTYPES
 
 
-def as_elements(data: bytes | NDArray[np.uint8], dtype: str) -> NDArray[Any]:
+def as_elements(data: bytes | memoryview | NDArray[np.uint8], dtype: str) -> NDArray[Any]:
     """Raw bytes -> flat array of BF16 (as uint16), F16 or F32 elements; any other dtype stays bytes. No copy."""
     raw = np.frombuffer(data, np.uint8)
     elements: NDArray[Any] = raw.view(_DTYPES[dtype]) if is_float_dtype(dtype) else raw

@@ -19,6 +19,7 @@ from tqcli.formats.base import as_matrix
 
 PACKED = ".tq_packed"
 NORMS = ".tq_norms"
+USUAL_SEED = 42
 
 
 class Tq(BaseModel):
@@ -29,13 +30,14 @@ class Tq(BaseModel):
     format: Literal["tq"] = "tq"
     bits: Literal[2, 3, 4]
     group_size: Literal[32, 64, 128, 256] = 128
-    seed: int = Field(default=42, ge=0, lt=2**32)
+    seed: int = Field(default=USUAL_SEED, ge=0, lt=2**32, strict=True)
     scale: Literal["norm", "search"] = "search"
 
     @property
     def label(self) -> str:
-        """Such as `tq3 g128`."""
-        return f"tq{self.bits} g{self.group_size}"
+        """Such as `tq3 g128`; another seed than the usual one is another format to every reader."""
+        seed = f" seed {self.seed}" if self.seed != USUAL_SEED else ""
+        return f"tq{self.bits} g{self.group_size}{seed}"
 
     def stored(self, name: str, shape: Shape) -> tuple[Stored, ...]:
         """The pair of tensors that `name` becomes."""

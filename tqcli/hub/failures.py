@@ -107,16 +107,27 @@ def _unreachable(error: Exception, repository: str) -> TqError:
     if isinstance(error, errors.OfflineModeIsEnabled):
         return _offline(repository)
     if isinstance(error, errors.LocalEntryNotFoundError):
-        if constants.is_offline_mode():
-            return _offline(repository)
-        return MachineError(f"cannot fetch `{repository}`", why="the Hub cannot be reached", fix=_AGAIN)
+        return _missing_copy(error, repository)
     if isinstance(error, AnswerError):
-        return MachineError(f"cannot read `{repository}`", why=str(error), fix=_AGAIN)
+        return MachineError(f"cannot read `{repository}`", why=_clean(str(error)), fix=_AGAIN)
     if isinstance(error, NetworkError):
         return MachineError("cannot reach the Hub", why=_reason(error), fix="check the network and HF_ENDPOINT")
     full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
     fix = "make room, or move the cache with HF_HOME" if full else ""
     return MachineError(f"cannot fetch `{repository}`", why=_reason(error), fix=fix)
+
+
+def _missing_copy(error: Exception, repository: str) -> MachineError:
+    if not constants.is_offline_mode():
+        return MachineError(f"cannot fetch `{repository}`", why="the Hub cannot be reached", fix=_AGAIN)
+    partial = getattr(error, "snapshot_path", None)
+    if partial is None:
+        return _offline(repository)
+    return MachineError(
+        f"the local cache holds `{repository}` only in part",
+        why="HF_HUB_OFFLINE is set, so the rest cannot be fetched",
+        fix=f"unset HF_HUB_OFFLINE, or name the folder `{partial}`",
+    )
 
 
 def _offline(repository: str) -> MachineError:

@@ -126,7 +126,7 @@ def open_repository(repository: str, revision: str | None, *, token: str | bool 
     """
     with hub_errors(repository, revision):
         if constants.is_offline_mode():
-            return LocalFolder(snapshot_download(repository, revision=revision, local_files_only=True))
+            return _cached(repository, revision)
         api = HfApi(token=token, library_name="tqcli")
         info = with_retries(
             lambda: api.model_info(
@@ -138,6 +138,12 @@ def open_repository(repository: str, revision: str | None, *, token: str | bool 
     if not isinstance(commit, str) or not _COMMIT.fullmatch(commit):
         raise MachineError(f"the Hub does not say which commit of `{repository}` this is")
     return HubFolder(repository, commit, _listed(info.siblings or [], repository), token)
+
+
+def _cached(repository: str, revision: str | None) -> LocalFolder:
+    # Hidden files are no part of a checkpoint, so a copy without them is whole.
+    hidden = [".*", "*/.*"]
+    return LocalFolder(snapshot_download(repository, revision=revision, local_files_only=True, ignore_patterns=hidden))
 
 
 def _listed(siblings: list[Any], repository: str) -> dict[str, _File]:

@@ -3,6 +3,7 @@
 The arithmetic, and its order, are those of transformers' own "eager" experts, so that results are equal to the bit.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -53,6 +54,22 @@ def _peculiarities(module: Any) -> str:
         found.append("gate and up interleaved")
     found += [flag for flag in ("has_bias", "is_transposed", "has_post_expert_norm") if getattr(module, flag, False)]
     return ", ".join(found)
+
+
+def use(model: Any, packed: Iterable[str]) -> None:
+    """Have the experts of `model` run by `experts_forward`, if any of them are among the packed parameters."""
+    if not any(is_packable(model.get_submodule(name.rpartition(".")[0])) for name in packed):
+        return
+    for module in model.modules():
+        config = getattr(module, "config", None)
+        if hasattr(type(module), "_apply_gate") and config is not None:
+            config._experts_implementation = METHOD  # noqa: SLF001  # transformers' own switch
+
+
+def stop_using(model: Any) -> None:
+    """Back to transformers' plain loop over experts."""
+    if any(hasattr(type(module), "_apply_gate") for module in model.modules()):
+        model.set_experts_implementation("eager")
 
 
 def install() -> None:

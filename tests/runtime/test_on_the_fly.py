@@ -1,0 +1,125 @@
+"""`quantization_config=TqConfig(...)` on a plain checkpoint: the bytes of a conversion, made while loading."""
+
+import pytest
+import torch
+from support import pack
+from support.plain_decode import reference
+from transformers import AutoModelForCausalLM
+
+import tqcli
+from tqcli.errors import InputError
+from tqcli.runtime.transformers.selection import DEFAULT_SKIP, is_skipped
+from tqcli.runtime.transformers.weight import TqWeight
+
+
+def compress(folder, dtype="auto", **options):
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, quantization_config=tqcli.TqConfig(**options))
+
+
+@pytest.mark.parametrize("scale", ["norm", "search"])
+@pytest.mark.parametrize("name", ["gemma4", "qwen3_moe", "llama"])
+def test_the_bytes_are_those_of_a_conversion(name, scale, sources, tmp_path):
+    model = compress(sources[name], scale=scale)
+    model.save_pretrained(tmp_path / "x")
+    saved, expected = pack.tensors_of(tmp_path / "x"), pack.pack_tensors(sources[name], scale=scale)
+    assert sorted(saved) == sorted(expected)
+    for key, tensor in expected.items():
+        assert torch.equal(saved[key], tensor), key
+        assert saved[key].dtype == tensor.dtype
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", ["gemma4", "qwen3_moe", "qwen3"])
+def test_logits(name, dtype, sources, ours, ids):
+    model = compress(sources[name], dtype, scale="norm")
+    expected = reference(sources[name], ours[name], dtype)
+    with torch.no_grad():
+        assert torch.equal(model(ids).logits, expected(ids).logits)
+
+
+def test_other_geometry(sources, ids):
+    model = compress(sources["llama"], bits=4, group_size=32, seed=9)
+    weights = [module for module in model.modules() if isinstance(module, TqWeight)]
+    assert weights
+    assert {(w.geometry.bits, w.geometry.group_size, w.geometry.seed) for w in weights} == {(4, 32, 9)}
+
+
+def test_modules_to_not_convert(sources):
+    model = compress(sources["llama"], modules_to_not_convert=["lm_head", "self_attn", "layers.1.mlp.up_proj"])
+    packed = {name.removesuffix(".weight") for name, module in model.named_modules() if isinstance(module, TqWeight)}
+    prefix = "model.layers"
+    assert packed == {
+        f"{prefix}.{part}"
+        for part in ("0.mlp.up_proj", "0.mlp.gate_proj", "0.mlp.down_proj", "1.mlp.gate_proj", "1.mlp.down_proj")
+    }
+
+
+def test_default_leaves_out_routers_embeddings_head_and_vision(sources):
+    for name in ("gemma4", "qwen3_moe"):
+        model = compress(sources[name])
+        packed = [path for path, module in model.named_modules() if isinstance(module, TqWeight)]
+        assert len(packed) > 10
+        assert not [
+            path for path in packed if any(part in path for part in ("router", "mlp.gate.", "embed", "head", "vision"))
+        ]
+
+
+@pytest.mark.parametrize(
+    ("name", "skipped"),
+    [
+        ("model.layers.0.mlp.gate_proj.weight", False),
+        ("model.layers.0.mlp.gate.weight", True),
+        ("model.layers.0.router.proj.weight", True),
+        ("lm_head.weight", True),
+        ("model.headings.0.weight", False),
+        ("model.vision_tower.encoder.layers.0.mlp.up_proj.linear.weight", True),
+    ],
+)
+def test_matching_is_by_whole_path_components(name, skipped):
+    assert is_skipped(name, DEFAULT_SKIP) is skipped
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_weight_that_is_not_finite(bad, sources, tmp_path):
+    tensors = pack.tensors_of(sources["llama"])
+    tensors["model.layers.1.mlp.down_proj.weight"][3, 7] = bad
+    folder = pack.write(sources["llama"], tmp_path / "x", tensors)
+    with pytest.raises(Exception, match=r"conversion|layers\.1\.mlp\.down_proj"):
+        compress(folder)
+
+
+def test_a_missing_tensor_of_the_plain_checkpoint(sources, tmp_path):
+    tensors = pack.tensors_of(sources["llama"])
+    del tensors["model.layers.1.mlp.down_proj.weight"]
+    folder = pack.write(sources["llama"], tmp_path / "x", tensors)
+    with pytest.raises(InputError, match=r"layers\.1\.mlp\.down_proj"):
+        compress(folder)
+
+
+def test_a_typing_error_in_an_option():
+    with pytest.raises(TypeError):
+        tqcli.TqConfig(bit=3)
+
+
+@pytest.mark.parametrize(
+    "options", [{"bits": 1}, {"group_size": 100}, {"scale": "best"}, {"modules_to_not_convert": "lm_head"}]
+)
+def test_options_out_of_range(options):
+    with pytest.raises(InputError):
+        tqcli.TqConfig(**options)
+
+
+def test_a_parameter_is_encoded_in_pieces(sources, tmp_path, monkeypatch):
+    """The pieces join to the bytes of the whole."""
+    from tqcli.runtime.transformers import operations
+
+    monkeypatch.setattr(operations, "_CHUNK_BYTES", 5000)
+    compress(sources["gemma4"], scale="norm").save_pretrained(tmp_path / "x")
+    saved, expected = pack.tensors_of(tmp_path / "x"), pack.pack_tensors(sources["gemma4"])
+    assert all(torch.equal(saved[key], tensor) for key, tensor in expected.items())
+
+
+def test_an_already_packed_checkpoint_stays_as_it_is(ours):
+    with pytest.warns(UserWarning, match="already has a `quantization_config`"):
+        model = compress(ours["llama"], bits=4)
+    assert {w.geometry.bits for w in model.modules() if isinstance(w, TqWeight)} == {3}
