@@ -39,6 +39,19 @@ class Progress(Protocol):
         """A shard has its final name."""
 
 
+class NoProgress:
+    """For callers that do not watch."""
+
+    def resumed(self, shard: ShardLayout, source_bytes: int) -> None:
+        """Nothing to tell."""
+
+    def advance(self, source_bytes: int) -> None:
+        """Nothing to tell."""
+
+    def shard_done(self, shard: ShardLayout) -> None:
+        """Nothing to tell."""
+
+
 def default_workers() -> int:
     """One for each processor that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -201,12 +201,13 @@ def _clear(folder: Path, known: set[str]) -> None:
 
     config.json goes first, so that what is left cannot be taken for whole, and tq_config.json last: it knows the rest.
     """
-    order = {CONFIG_NAME: -1, TQ_CONFIG_NAME: 1}
     with disk_errors(folder):
-        found = [path for path in folder.rglob("*") if not path.is_dir() or path.is_symlink()]
-        names = [path.relative_to(folder).as_posix() for path in found]
-        for name in sorted(names, key=lambda name: (order.get(name, 0), name)):
-            if name != JOURNAL_NAME and _ours(name, known):
-                (folder / name).unlink()
-        for path in sorted((path for path in folder.rglob("*") if path.is_dir()), reverse=True):
-            path.rmdir()
+        (folder / CONFIG_NAME).unlink(missing_ok=True)
+        # Deepest first, so that folders are empty when their turn comes.
+        for path in sorted(folder.rglob("*"), reverse=True):
+            name = path.relative_to(folder).as_posix()
+            if path.is_dir() and not path.is_symlink():
+                path.rmdir()
+            elif name not in (JOURNAL_NAME, TQ_CONFIG_NAME) and _ours(name, known):
+                path.unlink()
+        (folder / TQ_CONFIG_NAME).unlink(missing_ok=True)

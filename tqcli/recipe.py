@@ -180,7 +180,9 @@ def _split(table: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     format_keys = {key: value for key, value in table.items() if key in _FORMAT_KEYS}
     rest = {key: value for key, value in table.items() if key not in _FORMAT_KEYS}
     if _FOLDED in rest:
-        raise InputError(f"`{_FOLDED}` is not a recipe key", fix=f"{', '.join(_FORMAT_KEYS)} stand beside the other keys")
+        raise InputError(
+            f"`{_FOLDED}` is not a recipe key", fix=f"{', '.join(_FORMAT_KEYS)} stand beside the other keys"
+        )
     return format_keys, rest
 
 

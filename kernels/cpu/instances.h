@@ -34,7 +34,7 @@ TQ_INLINE void encode_batch(const Encode& job, typename V::F length, bool faint,
   V::store(norm, V::div(length, quantise<V, BITS, G>(*job.constants, rows, words)));
   if (job.scale == TQ_SCALE_NORM) return;
   for (int i = 0; i < V::kLanes; ++i) {
-    if (lane[i] < kSmallest) continue;
+    if (lane[i] > 0.0f && lane[i] < kSmallest) continue;
     norm[i] = searched[i];
     for (int w = 0; w < found.kCount; ++w) words.at[w][i] = found.at[w][i];
   }

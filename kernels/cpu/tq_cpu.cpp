@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "constants.h"
+#include "floating_point.h"
 #include "kernels.h"
 
 namespace tq {
@@ -53,22 +54,31 @@ bool valid(const TqTables* tables, int32_t dtype, int64_t rows, int64_t columns,
 
 int64_t value_bytes(int32_t dtype) { return dtype == TQ_F32 ? 4 : 2; }
 
+Constants constants_of(const TqTables& tables) {
+  const DefaultFloatingPoint mode;
+  return make_constants(tables);
+}
+
 // Runs work(first, last) over [0, count) on up to `threads` threads; each gets one run of whole grains.
 template <class Work>
 void share(int64_t count, int32_t threads, Work work) {
   const int64_t grains = (count + kGrain - 1) / kGrain;
   const int64_t parts = std::max<int64_t>(1, std::min<int64_t>(threads, grains));
   const auto bound = [&](int64_t part) { return std::min(count, grains * part / parts * kGrain); };
+  const auto run = [&](int64_t first, int64_t last) {
+    const DefaultFloatingPoint mode;
+    work(first, last);
+  };
   std::vector<std::thread> pool;
   int64_t part = 1;
   try {
     pool.reserve(static_cast<size_t>(parts));
-    for (; part < parts; ++part) pool.emplace_back(work, bound(part), bound(part + 1));
+    for (; part < parts; ++part) pool.emplace_back(run, bound(part), bound(part + 1));
   } catch (const std::system_error&) {
     // No further thread to be had: this one does the rest.
   }
-  work(0, bound(1));
-  if (part < parts) work(bound(part), count);
+  run(0, bound(1));
+  if (part < parts) run(bound(part), count);
   for (std::thread& thread : pool) thread.join();
 }
 
@@ -85,7 +95,7 @@ int32_t tq_encode(const TqTables* tables, int32_t instruction_set, int32_t dtype
   if (scale != TQ_SCALE_NORM && scale != TQ_SCALE_SEARCH) return TQ_BAD_ARGUMENT;
   const tq::Kernels* kernels = tq::kernels_for(instruction_set);
   if (kernels == nullptr) return TQ_UNAVAILABLE;
-  const tq::Constants constants = tq::make_constants(*tables);
+  const tq::Constants constants = tq::constants_of(*tables);
   const int64_t groups = (columns + tables->group_size - 1) / tables->group_size;
   const tq::Encode job{&constants, static_cast<TqDtype>(dtype), static_cast<TqScale>(scale),
                        {columns, groups, tq::value_bytes(dtype)}, static_cast<const uint8_t*>(weight), codes, norms};
@@ -106,7 +116,7 @@ int32_t tq_decode(const TqTables* tables, int32_t instruction_set, int32_t dtype
   if (!tq::valid(tables, dtype, rows, columns, threads)) return TQ_BAD_ARGUMENT;
   const tq::Kernels* kernels = tq::kernels_for(instruction_set);
   if (kernels == nullptr) return TQ_UNAVAILABLE;
-  const tq::Constants constants = tq::make_constants(*tables);
+  const tq::Constants constants = tq::constants_of(*tables);
   const int64_t groups = (columns + tables->group_size - 1) / tables->group_size;
   const tq::Decode job{&constants, static_cast<TqDtype>(dtype), {columns, groups, tq::value_bytes(dtype)},
                        codes, norms, static_cast<uint8_t*>(weight)};

@@ -16,7 +16,7 @@ from torch import Tensor
 from tq_kernels.types import SEARCH_UNITS, NonFiniteWeight, Scale, TqTables
 
 _LANES = 8
-# Shorter groups lose digits to denormals in their sum of squares; they are encoded as by scale "norm".
+# Shorter groups but zero ones lose digits to denormals in their sum of squares; they are encoded as by scale "norm".
 _SHORTEST_SEARCHED = 2.0**-60
 _CHUNK_WEIGHTS = 1 << 21
 
@@ -119,8 +119,8 @@ def _quantise(
     if scale == "norm":
         return index, norms
     found, fitted = _search(rotated, lengths, constants, tables)
-    long_enough = lengths >= _SHORTEST_SEARCHED
-    return torch.where(long_enough[:, None], found, index), torch.where(long_enough, fitted, norms)
+    faint = (lengths > 0) & (lengths < _SHORTEST_SEARCHED)
+    return torch.where(faint[:, None], index, found), torch.where(faint, norms, fitted)
 
 
 def _reconstruct(index: Tensor, constants: _Constants) -> Tensor:

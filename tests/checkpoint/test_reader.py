@@ -271,3 +271,14 @@ def test_a_checkpoint_written_by_transformers(name):
     checkpoint = read(MODELS / name)
     assert len(checkpoint.shards) == 3 and not checkpoint.ignored_files
     assert list(checkpoint.tensors) and checkpoint.metadata == {"format": "pt"}
+
+
+def test_an_index_none_of_whose_files_is_there_yields_to_the_single_file(folder):
+    """Published TQ3 folders can carry the index of the source that they were made from."""
+    put(folder, "model.safetensors", "a", "b")
+    put_index(folder, {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"})
+
+    checkpoint = read(folder)
+
+    assert list(checkpoint.tensors) == ["a", "b"]
+    assert checkpoint.ignored_files[0][0] == INDEX

@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from tqcli.convert import NoProgress
 from tqcli.job import Job, plan_job, run_job
 
 pytestmark = [pytest.mark.peer, pytest.mark.slow]
@@ -61,17 +62,6 @@ torch.save(logits.float(), sys.argv[2])
 """
 
 
-class Silent:
-    def resumed(self, shard, source_bytes):
-        pass
-
-    def advance(self, source_bytes):
-        pass
-
-    def shard_done(self, shard):
-        pass
-
-
 def run(program, *arguments):
     done = subprocess.run([sys.executable, "-c", program, *map(str, arguments)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -79,7 +69,7 @@ def run(program, *arguments):
 
 def convert(recipe, source, target):
     plan = plan_job(Job(str(source), str(recipe)))
-    run_job(plan, target, workers=2, overwrite=False, stream=False, every_row=True, progress=Silent())
+    run_job(plan, target, workers=2, overwrite=False, stream=False, every_row=True, progress=NoProgress())
 
 
 def raw_tensors(folder):
@@ -89,7 +79,11 @@ def raw_tensors(folder):
         with safe_open(path, "pt") as file:
             for name in file.keys():  # noqa: SIM118 - not a mapping
                 tensor = file.get_tensor(name)
-                found[name] = (tensor.dtype, tuple(tensor.shape), tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+                found[name] = (
+                    tensor.dtype,
+                    tuple(tensor.shape),
+                    tensor.reshape(-1).view(torch.uint8).numpy().tobytes(),
+                )
     return found
 
 

@@ -15,6 +15,7 @@ MAX_JSON_BYTES = 64 << 20
 
 _INDEX_SUFFIX = ".safetensors.index.json"
 _MAIN_INDEX = "model" + _INDEX_SUFFIX
+_SINGLE = "model.safetensors"
 _NUMBERED = re.compile(r"(?P<stem>.*)-(?P<number>[0-9]{5})-of-(?P<total>[0-9]{5})\.safetensors")
 _OTHER_WEIGHTS = (".bin", ".pth", ".pt", ".ckpt", ".gguf", ".h5", ".msgpack", ".onnx")
 
@@ -44,6 +45,9 @@ def select_shards(storage: Storage) -> Selection:
     index_bytes = read_bounded(storage, index)
     weight_map = _weight_map(index_bytes, index)
     chosen = sorted(set(weight_map.values()))
+    if _SINGLE in candidates and not set(chosen) & set(candidates):
+        # Some converters copy the source's index beside their one file; transformers reads the file.
+        return Selection((_SINGLE,), None, None, ((index, "stale: none of the files that it names is here"),))
     _check_present(chosen, storage, index)
     ignored = [(name, f"not named by {index}") for name in candidates if name not in set(chosen)]
     ignored += [(name, f"{index} is used") for name in unused_indexes]

@@ -73,7 +73,9 @@ def _check_flags(
     if source is not None and not verify:
         raise InputError("`--source` is there without `--verify`", fix="`tq inspect MODEL --verify --source ORIGINAL`")
     if verify_all and source is None:
-        raise InputError("`--all` is there without `--source`", fix="`tq inspect MODEL --verify --source ORIGINAL --all`")
+        raise InputError(
+            "`--all` is there without `--source`", fix="`tq inspect MODEL --verify --source ORIGINAL --all`"
+        )
 
 
 def _open(out: Out, model: str, revision: str | None) -> "Checkpoint":

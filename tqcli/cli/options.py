@@ -8,7 +8,9 @@ import typer
 from tqcli.cli.out import OutputFormat
 from tqcli.errors import InputError
 
-_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
+_DECIMAL = {f"{prefix}B": 1000**power for power, prefix in enumerate(("", "K", "M", "G", "T"))}
+_BINARY = {f"{prefix}IB": 1024**power for power, prefix in enumerate(("K", "M", "G", "T"), 1)}
+_UNITS = {"": 1, **_DECIMAL, **_BINARY}
 _SIZE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,6})?)\s*([A-Za-z]{0,3})")
 
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub model.", metavar="REV")]

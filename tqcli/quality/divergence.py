@@ -51,7 +51,7 @@ def compare_logits(reference: Tensor, other: Tensor, targets: Tensor) -> TokenDi
     """
     _check_shapes(reference, other, targets)
     step = max(1, _CHUNK_LOGITS // reference.shape[1])
-    parts = zip(reference.split(step), other.split(step), targets.split(step), strict=True)
+    parts = zip(*(torch.split(tensor, step) for tensor in (reference, other, targets)), strict=True)
     return join([_compare(*part) for part in parts])
 
 

@@ -58,7 +58,7 @@ def token_divergences(
     reference: Logits, other: Logits, windows: Tensor, *, batch: int = 8
 ) -> Iterator[TokenDivergence]:
     """The same, one batch of windows at a time, before the summary."""
-    for part in windows.split(batch):
+    for part in torch.split(windows, batch):
         ids, targets = part[:, :-1], part[:, 1:]
         expected, found = (logits(ids).flatten(0, 1) for logits in (reference, other))
         yield compare_logits(expected, found, targets.reshape(-1).to(expected.device))

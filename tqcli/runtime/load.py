@@ -15,6 +15,7 @@ from transformers.quantizers.auto import AutoHfQuantizer
 from tqcli.errors import InputError, MachineError, TqError
 from tqcli.runtime.transformers.watch import raise_if_any
 
+_TOKENIZERS = ("tokenizer.json", "vocab.*", "*.model", "*.tiktoken", "tekken.json")
 _UNFINISHED = (".tq-journal.jsonl", "*.partial")
 
 
@@ -69,6 +70,9 @@ def check_folder(folder: Path) -> None:
         raise InputError(f"`{folder}` holds no checkpoint", why="it has no config.json")
     if not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin")):
         raise InputError(f"`{folder}` holds no weights", why="it has no *.safetensors")
+    if not any(next(folder.glob(pattern), None) for pattern in _TOKENIZERS):
+        # transformers may make up a tokenizer of a handful of tokens.
+        raise InputError(f"`{folder}` holds no tokenizer", fix="copy the tokenizer's files from the base model")
 
 
 def _is_folder(name: str) -> bool:

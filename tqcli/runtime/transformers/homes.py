@@ -4,12 +4,14 @@ All of it is known from the headers, before a byte of weights is read.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
+from tqcli.checkpoint.header import TensorInfo
 from tqcli.errors import InputError
 from tqcli.runtime.transformers.config import TqConfig
+from tqcli.runtime.transformers.expected import wrong_shape
 from tqcli.runtime.transformers.geometry import Geometry, geometry_of
 from tqcli.runtime.transformers.headers import NORMS, PACKED, Pair
 from tqcli.runtime.transformers.names import Names, Target
@@ -43,6 +45,14 @@ class Placed:
 def place(pairs: Iterable[Pair], names: Names, model_class: str) -> list[Placed]:
     """Where each pair goes. Raises InputError for one that the model has no place for."""
     return [_place(pair, names, model_class) for pair in pairs]
+
+
+def check_plain(tensors: Mapping[str, TensorInfo], names: Names) -> None:
+    """Raise InputError for a plain tensor of another shape than the model's. Merged ones are checked once loaded."""
+    for name, tensor in tensors.items():
+        target = names.target(name)
+        if not target.operations and target.name in names and names.shape(target.name) != tensor.shape:
+            raise wrong_shape(name, tensor.shape, names.shape(target.name))
 
 
 def find_homes(placed: Sequence[Placed], shapes: dict[str, tuple[int, ...]], config: TqConfig) -> list[Home]:

@@ -57,6 +57,10 @@ class Names:
     def __contains__(self, name: str) -> bool:
         return name in self._state
 
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Of a tensor of the model."""
+        return tuple(self._state[name].shape)
+
     def target(self, name: str) -> Target:
         """Where the tensor `name` goes; a name that the model does not have if it has no place."""
         renamed, pattern = rename_source_key(name, self._renamings, self._converters, self._prefix, self._state)

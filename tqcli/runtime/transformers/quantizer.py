@@ -15,9 +15,9 @@ from tqcli.errors import InputError
 from tqcli.runtime.transformers import experts, saving, swap
 from tqcli.runtime.transformers.config import TqConfig
 from tqcli.runtime.transformers.conversions import decoding, own_conversions
-from tqcli.runtime.transformers.dtypes import correct_dtypes, planned_dtype
+from tqcli.runtime.transformers.expected import expectations, planned_dtype, settle
 from tqcli.runtime.transformers.headers import pairs, read_headers
-from tqcli.runtime.transformers.homes import Home, find_homes, place
+from tqcli.runtime.transformers.homes import Home, check_plain, find_homes, place
 from tqcli.runtime.transformers.names import Names, unsuffixed_renamings
 from tqcli.runtime.transformers.operations import DecodePacked, EncodeOnLoad, Plain
 from tqcli.runtime.transformers.register import METHOD
@@ -45,23 +45,21 @@ class TqHfQuantizer(HfQuantizer):  # type: ignore[misc]
         self, model: Any, dtype: Any = None, checkpoint_files: Any = None, **kwargs: Any
     ) -> Any:
         del kwargs
-        self._watch(model, dtype or model.dtype)
+        dtype = dtype or model.dtype
         if self.pre_quantized:
-            self._prepare_packed(model, checkpoint_files, dtype or model.dtype)
+            self._prepare_packed(model, checkpoint_files, dtype)
         else:
             self._selection = select(model, checkpoint_files, self._config)
         experts.use(model, packed=[*swap.packed_weights(model), *self._selection.by_item])
+        expected = expectations(model, dtype)
+        watch(model, settle=lambda: settle(model, expected))
         return model
 
-    def _watch(self, model: Any, dtype: torch.dtype) -> None:
-        planned = planned_dtype(model, dtype)
-        expected = {name: planned(name, tensor.dtype) for name, tensor in model.named_parameters()}
-        watch(model, settle=lambda: correct_dtypes(model, expected))
-
     def _prepare_packed(self, model: Any, files: Any, dtype: torch.dtype) -> None:
-        packed = pairs(read_headers(_safetensors(files)))
+        tensors = read_headers(_safetensors(files))
         names = Names(model)
-        placed = place(packed, names, type(model).__name__)
+        check_plain(tensors, names)
+        placed = place(pairs(tensors), names, type(model).__name__)
         parameters = dict(model.named_parameters())
         homes = find_homes(placed, {name: tuple(value.shape) for name, value in parameters.items()}, self._config)
         self._config.describe({pair.name: home.geometry for home in homes for pair in home.pairs})

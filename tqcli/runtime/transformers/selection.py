@@ -14,6 +14,7 @@ from torch import nn
 from tqcli.runtime.transformers.config import TqConfig
 from tqcli.runtime.transformers.experts import PROJECTIONS, is_packable
 from tqcli.runtime.transformers.headers import read_headers
+from tqcli.runtime.transformers.homes import check_plain
 from tqcli.runtime.transformers.names import Names
 
 logger = logging.getLogger(__name__)
@@ -47,7 +48,9 @@ def select(model: Any, files: Any, config: TqConfig) -> Selection:
     tied = {*model.all_tied_weights_keys, *model.all_tied_weights_keys.values()}
     by_item = {name: False for name in _candidates(model) if name not in tied and not is_skipped(name, skip)}
     names = Names(model)
-    for tensor in read_headers(str(file) for file in files or [] if str(file).endswith(".safetensors")):
+    tensors = read_headers(str(file) for file in files or [] if str(file).endswith(".safetensors"))
+    check_plain(tensors, names)
+    for tensor in tensors:
         target = names.target(tensor)
         if target.name not in by_item:
             continue

@@ -1,0 +1,64 @@
+"""The measuring scripts on a tiny model: they run, and their last line is JSON that says the same as their tables."""
+
+import json
+
+import pytest
+
+
+def last_line(done):
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", ["measure_quality", "bench_convert", "gen_full26b", "make_tiny_model", "train_tiny_model"]
+)
+def test_help(run_script, name):
+    done = run_script(name, "--help")
+    assert done.returncode == 0, done.stderr
+    assert f"scripts/{name} " in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("extra", [[], ["--runtime"]])
+def test_quality_falls_with_the_bits(run_script, tiny_model, tmp_path, extra):
+    text = tmp_path / "text.txt"
+    text.write_text("The function returns a list of the names that were read from the file. " * 40)
+    options = ["--text", text, "--recipes", "tq2,tq4", "--windows", "4", "--length", "32", *extra]
+    found = last_line(run_script("measure_quality", tiny_model, *options))
+    coarse, fine = found["runs"]
+    assert (coarse["recipe"], fine["recipe"]) == ("tq2", "tq4")
+    assert coarse["tokens"] == 128
+    assert 0 < fine["kl_mean"] < coarse["kl_mean"]
+    assert 0.001 < fine["relative_error"] < 0.012 < 0.08 < coarse["relative_error"] < 0.13
+    assert fine["bits_per_weight"] > coarse["bits_per_weight"] > 2
+
+
+@pytest.mark.slow
+def test_conversion_is_measured(run_script, tiny_model, tmp_path):
+    found = last_line(run_script("bench_convert", tiny_model, "--runs", "2", "--scratch", tmp_path))
+    assert set(found["medians"]) == {"tq norm", "tq search"}
+    for run in found["medians"].values():
+        assert 0.05 < run["cpu_seconds"] < 60
+        assert 10e6 < run["anonymous_peak"] < run["resident_peak"] < 400e6
+        assert 2_000_000 < run["weights"] < 2_500_000
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_a_failing_conversion_is_said(run_script, tmp_path):
+    done = run_script("bench_convert", tmp_path / "nothing", "--runs", "1")
+    assert done.returncode == 1
+    assert "tq norm ended with" in done.stderr
+    assert "nothing" in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.peer
+def test_the_published_encoder_is_measured(run_script, tiny_model, tmp_path):
+    pytest.importorskip("turboquant_vllm")
+    found = last_line(run_script("bench_convert", tiny_model, "--runs", "1", "--scales", "norm", "--against-peer"))
+    ours, theirs = found["medians"]["tq norm"], found["medians"]["turboquant-plus-vllm"]
+    assert ours["weights"] > 0.9 * theirs["weights"]
+    assert found["ratios"]["tq norm"]["less CPU time"] > 1
