@@ -174,7 +174,7 @@ def test_a_journal_that_holds_nothing_readable_starts_over(small, begun):
         (("--set", "bits=4"), "begun with another recipe\n  why: bits was 3, is now 4\n"),
         (("--recipe", "tq2"), 'bits was 3, is now 2; summary was "3-bit TurboQuant, group 128", is now "2-bit Turbo'),
         (("--set", "protect=[]"), 'protect was ["embed", "head", "router", "vision", "audio"], is now []'),
-        (("--shard-size", "5KB"), "begun with another shard size\n  why: 2 shards were begun, now they would be 3"),
+        (("--shard-size", "100B"), "begun with another shard size\n  why: 2 shards were begun, now they would be 3"),
     ],
 )
 def test_another_wish_in_a_begun_folder_is_refused(small, begun, more, expected):

@@ -91,7 +91,7 @@ def check_disk(plan: Plan, folder: Path) -> None:
     there = sum(path.stat().st_size for path in folder.glob("*.safetensors*")) if folder.is_dir() else 0
     free = free_disk(folder) + there
     if disk_needed(plan) > free:
-        why = f"{disk_needed(plan) / 1e9:.2f} GB are needed, {free / 1e9:.2f} GB are free"
+        why = f"{disk_needed(plan) / 1e6:,.1f} MB are needed, {free / 1e6:,.1f} MB are free"
         raise MachineError(f"the output does not fit on the disk of `{folder}`", why=why)
 
 

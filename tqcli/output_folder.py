@@ -16,7 +16,7 @@ from tqcli.checkpoint.sidecars import CONFIG_NAME, INDEX_NAME, sidecars
 from tqcli.checkpoint.storage import LocalFolder
 from tqcli.checkpoint.writer import PARTIAL_SUFFIX, disk_errors
 from tqcli.documents import RECIPE_NAME, TQ_CONFIG_NAME
-from tqcli.errors import InputError
+from tqcli.errors import InputError, MachineError
 from tqcli.plan import Plan
 from tqcli.version import __version__
 
@@ -48,6 +48,7 @@ def claim(plan: Plan, folder: Path, *, overwrite: bool) -> Iterator[Journal]:
 def check(plan: Plan, folder: Path, *, overwrite: bool) -> None:
     """The same questions as `claim`, without writing anything."""
     _check_apart(plan, folder)
+    _check_writable(folder)
     with disk_errors(folder):
         if not folder.exists():
             return
@@ -81,6 +82,19 @@ def _check_apart(plan: Plan, folder: Path) -> None:
         raise InputError(f"`{folder}` lies inside the source folder", why="the source is never written to", fix=fix)
     if source.is_relative_to(output):
         raise InputError(f"`{folder}` holds the source", why="the source is never written to", fix=fix)
+
+
+def _check_writable(folder: Path) -> None:
+    """Said before anything is fetched. The folder itself may not be there yet."""
+    with disk_errors(folder):
+        there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    why = ""
+    if there != folder.absolute() and not there.is_dir():
+        why = f"`{there}` is not a folder"
+    elif not os.access(there, os.W_OK | os.X_OK) and there.is_dir():
+        why = f"no permission to write into `{there}`"
+    if why:
+        raise MachineError(f"`{folder}` cannot be written", why=why)
 
 
 def _begun(plan: Plan) -> dict[str, Any]:

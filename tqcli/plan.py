@@ -19,6 +19,8 @@ from tqcli.formats.tq import Tq
 from tqcli.recipe import Keep, Override, Recipe
 
 _ENCODABLE = ("BF16", "F16", "F32")
+# All experts of a layer run as one stack, whatever they are fused with.
+_STACKED: tuple[Role, ...] = ("expert_down",)
 _EXPERT_ROLES: frozenset[Role] = frozenset(("expert_gate", "expert_up", "expert_down"))
 
 
@@ -98,7 +100,7 @@ def make_plan(source: Checkpoint, architecture: Architecture, recipe: Recipe, *,
     roles = {name: architecture.classify(name) for name in source.tensors}
     _check_selectors(recipe, roles, layers)
     decisions = tuple(_decide(tensor, roles[name], recipe, layers) for name, tensor in source.tensors.items())
-    _check_fused(decisions, architecture.fused)
+    _check_fused(decisions, (*architecture.fused, _STACKED))
     _check_names(decisions)
     shards = lay_out_shards([decision.stored for decision in decisions], shard_bytes)
     return Plan(source, source.fingerprint(), architecture, recipe, layers, decisions, shards)
@@ -216,4 +218,4 @@ def _fusible(decision: Decision) -> str:
 def _mixed(block: str, group: tuple[Role, ...], decisions: Iterable[Decision]) -> InputError:
     what = f"`{block}` would mix formats inside one fused matrix"
     why = ", ".join(f"`{one.tensor.name}` {one.label}" + (f" ({one.why})" if one.why else "") for one in decisions)
-    return InputError(what, why=why, fix=f"give {', '.join(group)} the same format in the recipe")
+    return InputError(what, why=why, fix=f"give every {', '.join(group)} of a layer the same format in the recipe")

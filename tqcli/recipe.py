@@ -110,6 +110,8 @@ def load_recipe(name_or_file: str, changes: Sequence[str] = ()) -> Recipe:
 def parse_change(change: str) -> tuple[str, Any]:
     """`bits=4` -> ("bits", 4); what is no TOML value is taken as a string."""
     key, equals, raw = change.partition("=")
+    if not change.isascii() and change != change.encode(errors="replace").decode():
+        raise InputError("`--set` holds bytes that are not text", why="a recipe is stored as UTF-8")
     if not equals or not key.strip():
         raise InputError(f"`--set {change}` is not of the form key=value", fix="such as `--set bits=4`")
     try:

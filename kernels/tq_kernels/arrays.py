@@ -1,6 +1,6 @@
 """The codec on NumPy arrays, as the converter carries them. BF16 travels as uint16."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,8 +8,11 @@ from numpy.typing import NDArray
 from tq_kernels.backends import selected
 from tq_kernels.types import FloatDtype, Scale, TqTables
 
+if TYPE_CHECKING:
+    import torch
+
 _NUMPY: dict[FloatDtype, type[np.generic]] = {"BF16": np.uint16, "F16": np.float16, "F32": np.float32}
-_INFINITE_BITS = 0x7F80
+_BF16_EXPONENT = 0x7F80  # all set in NaN and Inf
 
 
 def encode(
@@ -85,7 +88,7 @@ def first_non_finite(array: NDArray[Any], dtype: FloatDtype) -> int | None:
         found = library.first_non_finite(array, dtype)
         return found if found >= 0 else None
     flat = array.reshape(-1)
-    broken = (flat & _INFINITE_BITS) == _INFINITE_BITS if dtype == "BF16" else ~np.isfinite(flat)
+    broken = (flat & _BF16_EXPONENT) == _BF16_EXPONENT if dtype == "BF16" else ~np.isfinite(flat)
     return int(np.argmax(broken)) if broken.any() else None
 
 
@@ -111,9 +114,7 @@ def _check_choices(scale: Scale, threads: int) -> None:
         raise ValueError(f"threads must be positive, not {threads}")
 
 
-def _check_stored(
-    codes: NDArray[np.uint8], norms: NDArray[np.float32], columns: int, tables: TqTables
-) -> None:
+def _check_stored(codes: NDArray[np.uint8], norms: NDArray[np.float32], columns: int, tables: TqTables) -> None:
     if codes.dtype != np.uint8 or norms.dtype != np.float32:
         raise ValueError(f"codes must be uint8 and norms float32, not {codes.dtype} and {norms.dtype}")
     check_stored_shapes(codes.shape, norms.shape, columns, tables)
@@ -121,9 +122,7 @@ def _check_stored(
         raise ValueError("codes and norms must be C-contiguous")
 
 
-def check_stored_shapes(
-    codes: tuple[int, ...], norms: tuple[int, ...], columns: int, tables: TqTables
-) -> None:
+def check_stored_shapes(codes: tuple[int, ...], norms: tuple[int, ...], columns: int, tables: TqTables) -> None:
     """ValueError unless codes and norms of these shapes hold a matrix with this many columns."""
     if columns < 1:
         raise ValueError(f"columns must be positive, not {columns}")
@@ -138,14 +137,10 @@ def check_stored_shapes(
 def _reference_encode(
     weight: NDArray[Any], dtype: FloatDtype, tables: TqTables, scale: Scale
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    import torch
-
     from tq_kernels import reference
 
-    tensor = torch.from_numpy(weight if weight.flags.writeable else weight.copy())
-    if dtype == "BF16":
-        tensor = tensor.view(torch.bfloat16)
-    codes, norms = reference.encode(tensor, tables, scale=scale)
+    tensor = _tensor(weight)
+    codes, norms = reference.encode(tensor.view(_torch_dtype(dtype)), tables, scale=scale)
     return codes.numpy(), norms.numpy()
 
 
@@ -156,8 +151,19 @@ def _reference_decode(
 
     from tq_kernels import reference
 
-    kinds = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
-    stored = (torch.from_numpy(part if part.flags.writeable else part.copy()) for part in (codes, norms))
-    weight = reference.decode(*stored, columns, tables, kinds[dtype])
-    result: NDArray[Any] = weight.view(torch.uint16).numpy() if dtype == "BF16" else weight.numpy()
+    weight = reference.decode(_tensor(codes), _tensor(norms), columns, tables, _torch_dtype(dtype))
+    result: NDArray[Any] = (weight.view(torch.uint16) if dtype == "BF16" else weight).numpy()
     return result
+
+
+def _torch_dtype(dtype: FloatDtype) -> "torch.dtype":
+    import torch
+
+    return {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}[dtype]
+
+
+def _tensor(array: NDArray[Any]) -> "torch.Tensor":
+    """The array as a tensor; torch takes no read-only memory, such as a mapped file's, so that is copied."""
+    import torch
+
+    return torch.from_numpy(array if array.flags.writeable else array.copy())

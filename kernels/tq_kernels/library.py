@@ -41,7 +41,7 @@ class _Tables(ctypes.Structure):
 
 @dataclass(frozen=True)
 class Library:
-    """The loaded library and the instruction set to call it with. The functions take addresses of C-contiguous memory."""
+    """The loaded library and the instruction set to call it with; its functions take addresses of contiguous memory."""
 
     handle: ctypes.CDLL
     instruction_set: int = 0

@@ -73,9 +73,9 @@ class _Constants(NamedTuple):
 
     @classmethod
     def of(cls, tables: TqTables, device: torch.device) -> "_Constants":
-        arrays = [torch.from_numpy(array.copy()).to(device) for array in tables.arrays()]
-        root = torch.tensor([math.sqrt(tables.group_size)], dtype=torch.float32, device=device)
-        return cls(*arrays, root)
+        root = torch.tensor([math.sqrt(tables.group_size)], dtype=torch.float32)
+        arrays = [torch.from_numpy(array.copy()) for array in tables.arrays()]
+        return cls._make(array.to(device) for array in (*arrays, root))
 
 
 def _check_finite(lengths: Tensor, first_row: int, groups: int) -> None:
@@ -128,9 +128,7 @@ def _reconstruct(index: Tensor, constants: _Constants) -> Tensor:
     return _hadamard(values) / constants.root * constants.signs_in
 
 
-def _search(
-    rotated: Tensor, lengths: Tensor, constants: _Constants, tables: TqTables
-) -> tuple[Tensor, Tensor]:
+def _search(rotated: Tensor, lengths: Tensor, constants: _Constants, tables: TqTables) -> tuple[Tensor, Tensor]:
     """The candidate grid with the largest projection on the group, and its least-squares scale."""
     units = torch.round(rotated * SEARCH_UNITS).to(torch.int32)
     magnitude = units.abs()

@@ -1,5 +1,7 @@
 """The codec on torch tensors, chosen by device: native code for CPU tensors, the torch reference for all others."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -11,9 +13,7 @@ from tq_kernels.types import FloatDtype, Scale, TqTables
 _DTYPES: dict[torch.dtype, FloatDtype] = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32"}
 
 
-def encode_tensor(
-    weight: Tensor, tables: TqTables, *, scale: Scale, threads: int = 1
-) -> tuple[Tensor, Tensor]:
+def encode_tensor(weight: Tensor, tables: TqTables, *, scale: Scale, threads: int = 1) -> tuple[Tensor, Tensor]:
     """Codes and norms of a tensor (..., columns) of bfloat16, float16 or float32, contiguous, on its device.
 
     Returns uint8 (product of the leading sizes * groups, bytes per group) and float32 (product of the leading sizes,
@@ -28,7 +28,7 @@ def encode_tensor(
         raise ValueError(f"expected (..., columns) with at least one column, got shape {tuple(weight.shape)}")
     if not weight.is_contiguous():
         raise ValueError("the tensor must be contiguous")
-    matrix = weight.detach().view(-1, weight.shape[-1]) if weight.numel() else weight.detach().reshape(0, weight.shape[-1])
+    matrix = weight.detach().view(math.prod(weight.shape[:-1]), weight.shape[-1])
     library = selected()[1] if matrix.device.type == "cpu" else None
     if library is None:
         return reference.encode(matrix, tables, scale=scale)

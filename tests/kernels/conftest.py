@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
-
 from tq_kernels import library
 
 GOLDEN = Path(__file__).resolve().parent.parent / "golden" / "tq"

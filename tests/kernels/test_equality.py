@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-
 import tq_kernels
+
 from tqcli.codec import turboquant
 
 ROWS = 21  # no multiple of any batch
@@ -56,9 +56,7 @@ def _compare(weight, dtype, tables, native, monkeypatch, kind):
 
 
 def _decoded(codes, norms, columns, tables):
-    return [
-        tq_kernels.decode(codes, norms, columns, tables, dtype=dtype).tobytes() for dtype in ("BF16", "F16", "F32")
-    ]
+    return [tq_kernels.decode(codes, norms, columns, tables, dtype=dtype).tobytes() for dtype in ("BF16", "F16", "F32")]
 
 
 def test_flushed_denormals_of_the_caller_change_nothing(native, stored_as):

@@ -2,8 +2,8 @@
 
 import numpy as np
 import torch
-
 from tq_kernels.tensors import decode_tensor, encode_tensor
+
 from tqcli.codec import turboquant
 
 

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
+import tq_kernels
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import tq_kernels
 from tqcli.codec import turboquant
 
 # Mean relative squared error of normal weights lies near .119, .034 and .009; one group stays well below these.

@@ -1,8 +1,9 @@
-"""Everything that the bytes of a `tq` tensor depend on, for one width, group size and seed; no arithmetic on weights."""
+"""Everything that the bytes of a `tq` tensor depend on: the constants of one width, group size and seed."""
 
 from functools import lru_cache
 
 from tq_kernels.types import TqTables
+
 from tqcli.codec import hadamard, lloyd_max, scale
 
 BITS = (2, 3, 4)

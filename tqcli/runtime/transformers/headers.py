@@ -35,7 +35,7 @@ class Pair:
     @property
     def groups(self) -> int:
         """Groups a row."""
-        return self.norms[1] if len(self.norms) > 1 else 1
+        return self.norms[1]
 
     @property
     def group_bytes(self) -> int:
@@ -83,8 +83,7 @@ def _pair(name: str, tensors: Mapping[str, TensorInfo]) -> Pair:
             f"packed tensor `{name}` is of types that are not known",
             why=f"codes are {packed.dtype}, norms {norms.dtype}; U8 and F32 are read",
         )
-    # Saving with transformers below 5.23 drops the second dimension of norms where it is 1.
-    if len(packed.shape) != 2 or len(norms.shape) not in (1, 2):
+    if len(packed.shape) != 2 or len(norms.shape) != 2:
         raise InputError(f"packed tensor `{name}` is not stored as two matrices")
     return Pair(name, packed.shape, norms.shape)
 

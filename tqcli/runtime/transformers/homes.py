@@ -110,14 +110,14 @@ def _loaded_shapes(
     items = shape[0] if is_merged else 1
     packed_rows = sum(pair.packed[0] for pair in pairs) // items
     rows = sum(pair.rows for pair in pairs) // items
-    return (*lead, packed_rows, pairs[0].packed[1]), (*lead, rows, *pairs[0].norms[1:])
+    return (*lead, packed_rows, pairs[0].packed[1]), (*lead, rows, pairs[0].groups)
 
 
 def _check_parts(name: str, pairs: tuple[Pair, ...], shape: tuple[int, ...], *, is_merged: bool) -> None:
     rows = sum(pair.rows for pair in pairs)
     if is_merged:
         _check_all_items(name, pairs, shape[0])
-    if rows != prod(shape[:-1]) or len({(pair.packed[1], *pair.norms[1:]) for pair in pairs}) > 1:
+    if rows != prod(shape[:-1]) or len({pair.packed[1] for pair in pairs}) > 1:
         raise InputError(
             f"`{name}` does not fit the model",
             why=f"its {len(pairs)} packed tensors have {rows} rows, the model wants {list(shape)}",

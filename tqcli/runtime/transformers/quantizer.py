@@ -14,7 +14,7 @@ from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING, AUTO_
 from tqcli.errors import InputError
 from tqcli.runtime.transformers import experts, saving, swap
 from tqcli.runtime.transformers.config import TqConfig
-from tqcli.runtime.transformers.conversions import decoding, own_conversions
+from tqcli.runtime.transformers.conversions import decoding, for_saving
 from tqcli.runtime.transformers.expected import expectations, planned_dtype, settle
 from tqcli.runtime.transformers.headers import pairs, read_headers
 from tqcli.runtime.transformers.homes import Home, check_plain, find_homes, place
@@ -126,13 +126,8 @@ class TqHfQuantizer(HfQuantizer):  # type: ignore[misc]
         for weight in swap.packed_weights(model).values():
             for parameter in (weight.tq_packed, weight.tq_norms):
                 parameter.requires_grad_(False)
-        # Ours are for loading only; the model's own are needed again for saving.
-        kept = [
-            entry
-            for entry in getattr(model, "_weight_conversions", None) or []
-            if not own_conversions(entry, self._conversions)
-        ]
-        model._weight_conversions = kept  # noqa: SLF001  # where transformers keeps them
+        used = getattr(model, "_weight_conversions", None) or []
+        model._weight_conversions = for_saving(used, self._conversions)  # noqa: SLF001  # where transformers keeps them
         return model
 
     def _dequantize(self, model: Any, dtype: Any = None, **kwargs: Any) -> Any:

@@ -24,9 +24,17 @@ def install() -> None:
     for name, prepare in _PREPARE.items():
         module = sys.modules.get(name)
         if module is not None:
-            prepare(module)
+            _run(prepare, module)
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Finder())
+
+
+def _run(prepare: Callable[[ModuleType], None], module: ModuleType) -> None:
+    try:
+        prepare(module)
+    except (AttributeError, KeyError) as error:
+        why = f"`{module.__name__}` is not as it was from 5.5 to 5.23: {error}"
+        raise ImportError(f"this version of transformers is not known to tqcli: {why}") from error
 
 
 class LazyConfig:
@@ -144,4 +152,4 @@ class _PreparingLoader(Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         self._loader.exec_module(module)
-        self._prepare(module)
+        _run(self._prepare, module)
