@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors import safe_open
-
 from support import checkpoints
 from support.command import hashes, succeed, tq
+
 from tqcli import convert as converting
 from tqcli.checkpoint.header import DTYPE_BITS, parse_header
 from tqcli.formats.tq import Tq

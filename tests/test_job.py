@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from support import checkpoints
 from support.command import hashes, succeed, tq
 from support.crash import looks_whole
+
 from tqcli.checkpoint.journal import Journal
 from tqcli.checkpoint.writer import ShardWriter
 
@@ -222,9 +222,7 @@ def test_a_float16_that_does_not_fit(here):
     checkpoints.gemma(here / "model", dtype="F32")
     checkpoints.rewrite(here / "model", {NORM: ("F32", (2,), np.float32([1.0, 65520.0]).tobytes())})
     assert refused(2, "model", "out", "--set", "keep_dtype=float16") == (
-        f"error: `{NORM}` does not fit float16\n"
-        "  why: a value is above 65504\n"
-        "  fix: leave `keep_dtype` at `source`"
+        f"error: `{NORM}` does not fit float16\n  why: a value is above 65504\n  fix: leave `keep_dtype` at `source`"
     )
 
 
@@ -303,6 +301,20 @@ class TestOutputFolder:
         succeed("convert", "model", "out")
 
 
+    def test_a_second_process_is_kept_out_during_the_verification_too(self, model, monkeypatch):
+        import tqcli.job
+
+        original, seen = tqcli.job.verify_folder, []
+
+        def verify(folder, *arguments, **options):
+            seen.append(tq("convert", "model", "out", "--overwrite", "-r", "tq2"))
+            return original(folder, *arguments, **options)
+
+        monkeypatch.setattr(tqcli.job, "verify_folder", verify)
+        succeed("convert", "model", "out")
+        assert [result.code for result in seen] == [3]
+
+
 def refused_whole(*arguments: object) -> str:
     result = tq("convert", *arguments)
     assert result.code == 2
@@ -352,7 +364,10 @@ class TestDisk:
 
     def test_below_a_file(self, model):
         Path("file").touch()
-        assert refused(3, "model", "file/out") == f"error: `file/out` cannot be written\n  why: `{Path.cwd()}/file` is not a folder"
+        assert (
+            refused(3, "model", "file/out")
+            == f"error: `file/out` cannot be written\n  why: `{Path.cwd()}/file` is not a folder"
+        )
 
     def test_without_permission(self, model, monkeypatch):
         monkeypatch.setattr(os, "access", lambda path, mode: False)
@@ -380,6 +395,15 @@ def test_a_folder_that_fails_its_verification_is_not_left_whole(model, monkeypat
     succeed("convert", "model", "out")
     succeed("convert", "model", "fresh")
     assert hashes(Path("out")) == hashes(Path("fresh"))
+
+
+def test_kernels_that_decode_wrongly_are_found_before_the_work(model, monkeypatch):
+    from tqcli.formats.tq import Tq
+
+    original = Tq.decode
+    monkeypatch.setattr(Tq, "decode", lambda self, stored, columns: -original(self, stored, columns))
+    assert "does not decode to the source" in refused(1, "model", "out")
+    assert not Path("out").exists()
 
 
 def test_files_that_stay_behind_are_told(model):

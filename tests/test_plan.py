@@ -1,11 +1,13 @@
 """Which tensor becomes what, and the mistakes in a recipe that only a model shows."""
 
 import json
+from math import prod
+from pathlib import Path
 
 import pytest
-
 from support import checkpoints
 from support.command import succeed
+
 from tqcli.errors import InputError
 from tqcli.formats.tq import Tq
 from tqcli.job import Job, plan_job
@@ -90,7 +92,10 @@ def test_protection_yields_to_a_role_or_a_name_and_not_to_layers(plan):
 def test_protecting_a_role_keeps_it(plan):
     decisions = plan(top='protect = ["expert_gate", "o"]')
     assert set(labels(decisions, "o_proj.weight").values()) >= {"bf16"}
-    assert labels(decisions, "experts.gate_up_proj") == {"0.experts.gate_up_proj": "bf16", "1.experts.gate_up_proj": "bf16"}
+    assert labels(decisions, "experts.gate_up_proj") == {
+        "0.experts.gate_up_proj": "bf16",
+        "1.experts.gate_up_proj": "bf16",
+    }
     assert decisions["model.language_model.embed_tokens.weight"].tq
 
 
@@ -135,13 +140,15 @@ def test_patterns_select(plan):
 
 def test_an_unknown_role_is_packed_only_by_its_name(plan, here):
     source = checkpoints.gemma(here / "model")
-    checkpoints.rewrite(source, {"model.extra.weight": checkpoints.tensor((64, 128)), "model.conv": checkpoints.tensor((64, 3, 128))})
+    checkpoints.rewrite(
+        source, {"model.extra.weight": checkpoints.tensor((64, 128)), "model.conv": checkpoints.tensor((64, 3, 128))}
+    )
     assert plan(source=source)["model.extra.weight"].why == "no known role"
     named = plan('[[override]]\ntensors = ["model.*"]\nbits = 4\n', source=source)
     assert named["model.extra.weight"].label == "tq4 g128"
     assert named["model.conv"].why == "not a weight matrix"
-    by_role = plan('[[override]]\nroles = ["other"]\nbits = 4\n', source=source)
-    assert by_role["model.extra.weight"].why == "no known role"
+    text = fails(plan, '[[override]]\nroles = ["other"]\nbits = 4\n', source=source)
+    assert text.startswith("an override changes nothing in this model: `other`\n  why: ")
 
 
 def test_what_packing_would_not_shrink_is_kept(plan, here):
@@ -163,7 +170,8 @@ def test_integers_and_empty_tensors_are_kept(plan, here):
 class TestMistakes:
     def test_a_pattern_that_matches_nothing(self, plan):
         assert fails(plan, '[[override]]\ntensors = ["*.mlp.down_projj"]\nbits = 4\n') == (
-            "pattern `*.mlp.down_projj` matches no tensor of this model\n  fix: `tq inspect MODEL --names` lists the names"
+            "pattern `*.mlp.down_projj` matches no tensor of this model\n"
+            "  fix: `tq inspect MODEL --names` lists the names"
         )
 
     def test_one_dead_pattern_of_two(self, plan):
@@ -186,6 +194,24 @@ class TestMistakes:
     def test_an_override_that_fits_nothing(self, plan, override, what):
         text = fails(plan, f'[[override]]\nwhy = "reason"\n{override}\nbits = 4\n')
         assert text == f"an override matches no tensor of this model: {what}\n  why: reason"
+
+    @pytest.mark.parametrize(
+        ("overrides", "what"),
+        [
+            ('[[override]]\nroles = ["norm"]\nbits = 4\n', "`norm`"),
+            ('[[override]]\nlayers = { first = 2 }\nbits = 4\n[[override]]\nroles = ["q"]\nbits = 2\n', "`q`"),
+            ('[[override]]\ntensors = ["*.layer_scalar"]\nbits = 4\n', "`*.layer_scalar`"),
+        ],
+    )
+    def test_an_override_that_changes_nothing(self, plan, overrides, what):
+        text = fails(plan, overrides)
+        assert text.startswith(f"an override changes nothing in this model: {what}\n  why: earlier overrides take")
+
+    def test_an_override_of_tensors_too_small_to_pack_is_no_mistake(self, plan, here):
+        source = checkpoints.gemma(here / "model", layers=1)
+        checkpoints.rewrite(source, {LAYER + "0.mlp.down_proj.weight": checkpoints.tensor((128, 24))})
+        decisions = plan('[[override]]\nroles = ["down"]\nbits = 4\n', source=source)
+        assert decisions[LAYER + "0.mlp.down_proj.weight"].why == "packing would not shrink it"
 
     def test_formats_mixed_in_attention(self, plan):
         assert fails(plan, '[[override]]\nroles = ["q"]\nbits = 4\n') == (
@@ -223,7 +249,9 @@ class TestMistakes:
         source = checkpoints.gemma(here / "model")
         checkpoints.rewrite(source, {LAYER + "0.self_attn.q_proj.weight.tq_norms": checkpoints.tensor((4,))})
         monkeypatch.setattr("tqcli.job.refuse_compressed", lambda source: None)
-        assert fails(plan, source=source).startswith(f"two tensors would be called `{LAYER}0.self_attn.q_proj.weight.tq_")
+        assert fails(plan, source=source).startswith(
+            f"two tensors would be called `{LAYER}0.self_attn.q_proj.weight.tq_"
+        )
 
 
 def test_the_rows_of_the_table_add_up(gemma_folder):
@@ -246,7 +274,14 @@ def test_sizes_follow_the_format(gemma_folder):
 
 @pytest.mark.parametrize(
     ("layers", "expected"),
-    [([], "-"), ([3], "3"), ([0, 1, 2], "0-2"), ([5, 0, 1, 2], "0-2 5"), ([0, 2, 4], "0 2 4"), ([0, 1, 3, 4], "0-1 3-4")],
+    [
+        ([], "-"),
+        ([3], "3"),
+        ([0, 1, 2], "0-2"),
+        ([5, 0, 1, 2], "0-2 5"),
+        ([0, 2, 4], "0 2 4"),
+        ([0, 1, 3, 4], "0-1 3-4"),
+    ],
 )
 def test_layer_ranges(layers, expected):
     assert layer_ranges(layers) == expected
@@ -258,3 +293,37 @@ def test_json_of_a_dry_run(gemma_folder):
     assert data["weight_bytes"] == sum(row["bytes"] for row in data["rows"])
     assert data["model_type"] == "gemma4"
     assert data["bits_per_weight"] == round(data["weight_bytes"] * 8 / data["parameters"], 4)
+
+
+TENSORS = Path(__file__).parents[2] / "shared" / "gemma4" / "tensors.json"
+
+
+@pytest.mark.skipif(not TENSORS.is_file(), reason="needs the real model's tensor list beside the repository")
+def test_the_real_model_to_the_byte(here):
+    """All headers of the 26B model over a file of holes: every tensor has a role, sizes are counted anew here."""
+    tensors = json.loads(TENSORS.read_text())["tensors"]
+    header, position = {}, 0
+    for name, entry in tensors.items():
+        nbytes = 2 * prod(entry["shape"])
+        header[name] = {**entry, "data_offsets": [position, position + nbytes]}
+        position += nbytes
+    config = checkpoints.GEMMA_CONFIG | {"text_config": {"num_hidden_layers": 30}}
+    folder = checkpoints.write_checkpoint(here / "model", config, {})
+    text = json.dumps(header).encode()
+    with (folder / "model.safetensors").open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.truncate(8 + len(text) + position)
+    plan = plan_job(Job("model", "tq3"))
+    assert plan.parameters == 25_805_936_206
+    assert not [one.tensor.name for one in plan.decisions if one.role.roles == ("other",)]
+    packed = {one.tensor.name for one in plan.packed}
+    expected = {name for name in tensors if ".layers." in name and "language_model" in name and "router" not in name
+                and len(tensors[name]["shape"]) > 1}  # fmt: skip
+    assert packed == expected
+    total = 0
+    for name, entry in tensors.items():
+        *rows, columns = entry["shape"]
+        total += prod(rows) * -(-columns // 128) * 52 if name in packed else 2 * prod(entry["shape"])
+    assert plan.weight_bytes == total
+    assert max(shard.weight_bytes for shard in plan.shards) <= 5_000_000_000
+    assert plan.file_bytes - total == sum(len(shard.header) for shard in plan.shards)

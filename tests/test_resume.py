@@ -6,7 +6,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-
 from support import checkpoints
 from support.command import hashes, succeed, tq
 from support.crash import kill_at, looks_whole, steps_of

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from support import checkpoints
 from support.command import succeed, tq
+
 from tqcli.formats.tq import Tq
 
 Q_PROJ = "model.language_model.layers.0.self_attn.q_proj.weight"
@@ -289,6 +289,9 @@ def test_a_changed_config(out):
     assert "`config.json` tells of `ghost`" in failed(1)
 
 
+NATIVE = {"format": "tq3_native", "bits": 3, "group_size": 128, "quantizer_seed": 42, "compressed_layers": 19}
+
+
 class TestPublished:
     """Folders that other tools wrote: no checksums, no map of tensors, no shapes."""
 
@@ -313,13 +316,11 @@ class TestPublished:
 
         return write
 
-    NATIVE = {"format": "tq3_native", "bits": 3, "group_size": 128, "quantizer_seed": 42, "compressed_layers": 19}
-
     @pytest.mark.parametrize("bits", [2, 3, 4])
     @pytest.mark.parametrize("flat", [False, True])
     @pytest.mark.parametrize("weight", [".weight", ""])
     def test_every_generation_passes(self, published, gemma_folder, bits, flat, weight):
-        published(bits, weight, flat, self.NATIVE)
+        published(bits, weight, flat, NATIVE)
         result = check("--source", gemma_folder, "--all")
         assert result.code == 0, result.stderr
         assert "no checksums recorded" in result.stdout
@@ -331,23 +332,23 @@ class TestPublished:
 
     def test_columns_that_the_config_gives(self, published):
         padded = {"model.language_model.layers.0.mlp.down_proj.weight": 160}
-        published(config=self.NATIVE | {"orig_in_dims": padded})
+        published(config=NATIVE | {"orig_in_dims": padded})
         items = json.loads(succeed("inspect", "out", "--tensors", "*mlp.down_proj", "--format", "json").stdout)
         assert [item["shape"] for item in items["tensors"]] == [[128, 160], [128, 256]]
 
     def test_a_wrong_value_is_found_with_the_source(self, published, gemma_folder):
-        published(config=self.NATIVE)
+        published(config=NATIVE)
         flip(Path("out"), NORM, 1)
         assert check().code == 0
         assert f"`{NORM}` differs from the source" in failed(1, "--source", gemma_folder)
 
     @pytest.mark.parametrize("group_size", [0, -128, 96, "128", None, 1e2])
     def test_a_group_size_that_cannot_be(self, published, group_size):
-        published(config=self.NATIVE | {"group_size": group_size})
+        published(config=NATIVE | {"group_size": group_size})
         assert "has sizes that fit no width" in failed(2)
 
     def test_codes_of_another_shape(self, published):
-        published(config=self.NATIVE)
+        published(config=NATIVE)
         _, shape, data = checkpoints.read_file(Path("out/model.safetensors"))[Q_PROJ + ".tq_packed"]
         checkpoints.rewrite(Path("out"), {Q_PROJ + ".tq_packed": ("U8", shape[::-1], data)})
         assert f"`{Q_PROJ}` is no packed tensor" in failed(2)

@@ -46,13 +46,18 @@ def compare_packed(
         found = decode_rows(output, pair, begin, end, columns)
         lost += float(np.square(found - truth, dtype=np.float64).sum())
         total += float(np.square(truth, dtype=np.float64).sum())
+    return checked_error(pair.name, pair.tq.bits, lost, total)
+
+
+def checked_error(name: str, bits: int, lost: float, total: float) -> TensorError:
+    """The relative error of a decode from two sums of squares. Raises CheckFailed where it is too large to be right."""
     error = lost / total if total else float(lost > 0)
-    limit = _ERROR_LIMITS[pair.tq.bits]
+    limit = _ERROR_LIMITS[bits]
     # Written so that NaN fails too.
     if not error <= limit:
-        why = f"relative squared error {error:.4f}, at {pair.tq.bits} bits at most {limit}"
-        raise CheckFailed(f"`{pair.name}` does not decode to the source", why=why)
-    return TensorError(pair.name, error)
+        why = f"relative squared error {error:.4f}, at {bits} bits at most {limit}"
+        raise CheckFailed(f"`{name}` does not decode to the source", why=why)
+    return TensorError(name, error)
 
 
 def compare_kept(

@@ -12,6 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import tq_kernels
 from numpy.typing import NDArray
 
@@ -19,6 +20,8 @@ from tqcli import documents
 from tqcli.checkpoint.journal import FinishedShard, Journal
 from tqcli.checkpoint.sidecars import CONFIG_NAME, INDEX_NAME, copy_sidecar, same_bytes, sidecars
 from tqcli.checkpoint.writer import ShardLayout, ShardWriter, disk_errors, write_atomically
+from tqcli.codec.floats import as_elements, is_float_dtype, widen
+from tqcli.comparison import checked_error
 from tqcli.errors import MachineError
 from tqcli.pieces import Piece, PieceEncoder, pieces
 from tqcli.plan import Decision, Plan
@@ -100,13 +103,20 @@ def is_whole(folder: Path, shard: ShardLayout) -> bool:
 
 
 def preflight(plan: Plan) -> None:
-    """Encode and decode the first rows of the largest packed tensor, so that what cannot work fails now."""
+    """Encode and decode the first rows of the largest packed tensor, so that what cannot work fails now.
+
+    Raises InputError for a bad weight, CheckFailed where the decode is not what went in.
+    """
     largest = max(plan.packed, key=lambda decision: decision.tensor.nbytes, default=None)
     if largest is None or largest.tq is None:
         return
-    first = next(pieces(largest, piece_bytes=1 << 16))
-    encoded = PieceEncoder(plan.source.storage)(first)
-    largest.tq.decode(encoded, largest.tensor.shape[-1])
+    first, tensor = next(pieces(largest, piece_bytes=1 << 16)), largest.tensor
+    decoded = largest.tq.decode(PieceEncoder(plan.source.storage)(first), tensor.shape[-1])
+    raw = plan.source.storage.read(tensor.file, tensor.offset, first.source_bytes)
+    if is_float_dtype(tensor.dtype):
+        truth = widen(as_elements(raw, tensor.dtype), tensor.dtype).reshape(decoded.shape)
+        lost, total = (float(np.square(x, dtype=np.float64).sum()) for x in (decoded - truth, truth))
+        checked_error(tensor.name, largest.tq.bits, lost, total)
 
 
 def _write_shard(plan: Plan, shard: ShardLayout, folder: Path, workers: int, progress: Progress) -> FinishedShard:

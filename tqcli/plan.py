@@ -21,6 +21,7 @@ from tqcli.recipe import Keep, Override, Recipe
 _ENCODABLE = ("BF16", "F16", "F32")
 # All experts of a layer run as one stack, whatever they are fused with.
 _STACKED: tuple[Role, ...] = ("expert_down",)
+_TOO_SMALL = "packing would not shrink it"
 _EXPERT_ROLES: frozenset[Role] = frozenset(("expert_gate", "expert_up", "expert_down"))
 
 
@@ -100,6 +101,7 @@ def make_plan(source: Checkpoint, architecture: Architecture, recipe: Recipe, *,
     roles = {name: architecture.classify(name) for name in source.tensors}
     _check_selectors(recipe, roles, layers)
     decisions = tuple(_decide(tensor, roles[name], recipe, layers) for name, tensor in source.tensors.items())
+    _check_used(recipe, decisions, layers)
     _check_fused(decisions, (*architecture.fused, _STACKED))
     _check_names(decisions)
     shards = lay_out_shards([decision.stored for decision in decisions], shard_bytes)
@@ -112,13 +114,13 @@ def _decide(tensor: TensorInfo, role: TensorRole, recipe: Recipe, layers: int) -
         return _kept(tensor, role, recipe, why)
     stored = stored_as.stored(tensor.name, tensor.shape)
     if sum(part.nbytes for part in stored) >= tensor.nbytes:
-        return _kept(tensor, role, recipe, "packing would not shrink it")
+        return _kept(tensor, role, recipe, _TOO_SMALL)
     return Decision(tensor, role, stored_as, stored, why)
 
 
 def _choose(tensor: TensorInfo, role: TensorRole, recipe: Recipe, layers: int) -> tuple[Tq | Keep, str]:
     """The first override that fits, else the default. Protection yields to overrides that name a role or a tensor."""
-    override = next((one for one in recipe.override if _fits(one, tensor.name, role, layers)), None)
+    override = _first_fit(recipe, tensor.name, role, layers)
     named = override is not None and bool(override.roles or override.tensors)
     if not named and set(role.roles) & set(recipe.protect):
         return Keep(), "protected"
@@ -149,6 +151,10 @@ def _kept(tensor: TensorInfo, role: TensorRole, recipe: Recipe, why: str) -> Dec
     return Decision(tensor, role, None, (Stored(tensor.name, dtype, tensor.shape),), why)
 
 
+def _first_fit(recipe: Recipe, name: str, role: TensorRole, layers: int) -> Override | None:
+    return next((one for one in recipe.override if _fits(one, name, role, layers)), None)
+
+
 def _fits(override: Override, name: str, role: TensorRole, layers: int) -> bool:
     by_role = not override.roles or bool(set(override.roles) & set(role.roles))
     by_name = not override.tensors or any(matches(name, pattern) for pattern in override.tensors)
@@ -170,6 +176,19 @@ def _check_selectors(recipe: Recipe, roles: Mapping[str, TensorRole], layers: in
             _check_pattern(pattern, roles)
         if not any(_fits(override, name, role, layers) for name, role in roles.items()):
             raise InputError(f"an override matches no tensor of this model: {_selector(override)}", why=override.why)
+
+
+def _check_used(recipe: Recipe, decisions: Sequence[Decision], layers: int) -> None:
+    """An override that fits tensors and changes none of them is as dead as one that fits nothing."""
+    used = set()
+    for decision in decisions:
+        override = _first_fit(recipe, decision.tensor.name, decision.role, layers)
+        if override and (decision.tq or decision.why == _TOO_SMALL or isinstance(override.stored_as, Keep)):
+            used.add(recipe.override.index(override))
+    for number, override in enumerate(recipe.override):
+        if number not in used:
+            why = "earlier overrides take its tensors, or those are protected, or no weight matrices"
+            raise InputError(f"an override changes nothing in this model: {_selector(override)}", why=why)
 
 
 def _check_names(decisions: Sequence[Decision]) -> None:

@@ -85,7 +85,7 @@ def builtin_recipes() -> dict[str, Path]:
     """Name -> file of the recipes that ship with the package."""
     inside = Path(__file__).parent / "configs"
     folder = inside if inside.is_dir() else Path(__file__).parent.parent / "configs"
-    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+    return {path.stem: path for path in sorted(folder.glob("*.toml"), key=lambda path: path.stem)}
 
 
 def load_recipe(name_or_file: str, changes: Sequence[str] = ()) -> Recipe:
@@ -97,7 +97,7 @@ def load_recipe(name_or_file: str, changes: Sequence[str] = ()) -> Recipe:
     text = _read(path)
     try:
         data = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise InputError(f"`{path}` is not valid TOML", why=str(error)) from error
     set_keys = []
     for change in changes:
@@ -116,7 +116,7 @@ def parse_change(change: str) -> tuple[str, Any]:
         raise InputError(f"`--set {change}` is not of the form key=value", fix="such as `--set bits=4`")
     try:
         table = tomllib.loads(f"value = {raw}")
-    except tomllib.TOMLDecodeError:
+    except (tomllib.TOMLDecodeError, RecursionError):
         return key.strip(), raw.strip()
     # More than one key: the text held a line break, so it was no single value.
     return key.strip(), table["value"] if len(table) == 1 else raw.strip()

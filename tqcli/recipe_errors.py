@@ -22,6 +22,7 @@ _WORDS = {
     "model_attributes_type": "a table",
 }
 _MAX_SHOWN = 40
+_MAX_WORDS = 6
 
 Place = tuple[int | str, ...]
 
@@ -94,7 +95,10 @@ def _wrong_value(origin: Origin, place: Place, key: str, first: Any) -> InputErr
     words = re.findall(r"'([^']+)'", allowed)
     why = f"it must be {_WORDS.get(first['type'], allowed.replace(chr(39), '`')) or _bounds(first)}"
     where = origin.of((*place, "format") if "tag" in context else place)
-    return InputError(f"{where}: `{key}` cannot be `{_short(value)}`", why=why, fix=_nearest(str(value), words))
+    near = _nearest(str(value), words)
+    # The whole list helps only where it is short, or where nothing is near.
+    why = "" if near and len(words) > _MAX_WORDS else why
+    return InputError(f"{where}: `{key}` cannot be `{_short(value)}`", why=why, fix=near)
 
 
 def _bounds(first: Any) -> str:

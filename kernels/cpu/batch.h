@@ -71,7 +71,7 @@ TQ_INLINE void widen(typename V::I pair, typename V::F (&value)[2]) {
 
 // Fills the rows. Returns true where every weight is known to be zero or at least kSmallest in magnitude.
 template <class V, int G, TqDtype D>
-TQ_INLINE bool read_rows(const Places<V, G>& places, Rows<V, G>& rows) {
+TQ_NOINLINE bool read_rows(const Places<V, G>& places, Rows<V, G>& rows) {
   constexpr int kWord = sizeof(int32_t), kValues = D == TQ_F32 ? 1 : 2;
   typename V::I least = V::all(-1);
   for (int word = 0; word < G / kValues; word += V::kLanes) {
@@ -98,7 +98,7 @@ TQ_INLINE bool read_rows(const Places<V, G>& places, Rows<V, G>& rows) {
 }
 
 template <class V, int G, TqDtype D>
-TQ_INLINE void write_rows(const Rows<V, G>& rows, Places<V, G>& places) {
+TQ_NOINLINE void write_rows(const Rows<V, G>& rows, Places<V, G>& places) {
   constexpr int kWord = sizeof(int32_t), kValues = D == TQ_F32 ? 1 : 2;
   for (int word = 0; word < G / kValues; word += V::kLanes) {
     typename V::I block[V::kLanes];

@@ -34,6 +34,10 @@ Constants make_constants(const TqTables& tables) {
     constants.levels[0][k] = tables.centroids[k % levels];
     constants.levels[1][k] = -tables.centroids[k % levels];
   }
+  for (int i = 0; i < tables.group_size; ++i) {
+    constants.negative_in[i] = tables.signs_in[i] < 0.0f;
+    constants.negative_out[i] = tables.signs_out[i] < 0.0f;
+  }
   for (int s = 0; s < tables.bits; ++s) {
     const int step = 1 << s;
     for (int k = 0; k + step < levels; k += 2 * step) {

@@ -7,21 +7,34 @@
 namespace tq {
 namespace {
 
+// Both signs of a number of each group: multiplying by a sign first or choosing the signed factor gives the same bits.
+template <class V>
+struct alignas(64) Signed {
+  float at[2][V::kLanes] = {};
+
+  // A NaN becomes the plain quiet one, which every rounding keeps.
+  TQ_INLINE Signed(const float* values, int count) {
+    std::memcpy(at[0], values, static_cast<size_t>(count) * sizeof(float));
+    for (int lane = 0; lane < count; ++lane) {
+      at[0][lane] = at[0][lane] == at[0][lane] ? at[0][lane] : __builtin_nanf("");
+      at[1][lane] = -at[0][lane];
+    }
+  }
+};
+
 template <class V, int BITS, int G>
-TQ_INLINE void reconstruct(const Constants& constants, const Words<V, BITS, G>& words, typename V::F norm,
+TQ_INLINE void reconstruct(const Constants& constants, const Words<V, BITS, G>& words, const Signed<V>& norms,
                            Rows<V, G>& rows) {
-  const typename V::Table levels[2] = {V::table(constants.levels[0]), V::table(constants.levels[1])};
   typename V::I word[BITS];
   inner_stages<V, G>(rows, [&](int start, auto i) TQ_LAMBDA {
     if constexpr (i == 0) {
       each<BITS>([&](auto w) TQ_LAMBDA { word[w] = V::load(words.at[start / kStream * BITS + w]); });
     }
-    const typename V::F level = V::look_up(levels[0], extract<V, BITS>(word, i));
-    return V::mul(level, V::all(constants.tables.signs_out[start + i]));
+    const float* levels = constants.levels[constants.negative_out[start + i]];
+    return V::look_up(V::table(levels), extract<V, BITS>(word, i));
   });
   outer_stages<V, G>(rows, [&](int at, typename V::F value) TQ_LAMBDA {
-    const typename V::F unit = divide_by_root<V>(value, constants);
-    return V::mul(V::mul(unit, V::all(constants.tables.signs_in[at])), norm);
+    return V::mul(divide_by_root<V>(value, constants), V::load(norms.at[constants.negative_in[at]]));
   });
 }
 
@@ -32,10 +45,9 @@ void decode_groups(const Decode& job, int64_t first, int64_t last) {
   Rows<V, G> rows;
   for (int64_t group = first; group < last; group += V::kLanes) {
     const int count = last - group < V::kLanes ? static_cast<int>(last - group) : V::kLanes;
-    alignas(64) float norm[V::kLanes] = {};
-    std::memcpy(norm, job.norms + group, static_cast<size_t>(count) * sizeof(float));
+    const Signed<V> norms(job.norms + group, count);
     read_words(job.codes + group * Stream::kCount * 4, count, words);
-    reconstruct<V, BITS, G>(*job.constants, words, V::load(norm), rows);
+    reconstruct<V, BITS, G>(*job.constants, words, norms, rows);
     Places<V, G> places(job.shape, job.weight, group, last);
     if (job.dtype == TQ_BF16) write_rows<V, G, TQ_BF16>(rows, places);
     else if (job.dtype == TQ_F16) write_rows<V, G, TQ_F16>(rows, places);

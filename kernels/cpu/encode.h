@@ -71,10 +71,10 @@ TQ_INLINE void rotate_batch(const Encode& job, bool short_division, typename V::
 
 // Number of boundaries below the value, by halving.
 template <class V, int BITS>
-TQ_INLINE typename V::I nearest(typename V::F value, const typename V::Table (&thresholds)[BITS]) {
-  typename V::I k = V::all(0);
-  each<BITS>([&](auto level) TQ_LAMBDA {
-    constexpr int kStep = BITS - 1 - level;
+TQ_INLINE typename V::I nearest(typename V::F value, float centre, const typename V::Table (&thresholds)[BITS - 1]) {
+  typename V::I k = V::add_where(V::greater(value, V::all(centre)), V::all(0), 1 << (BITS - 1));
+  each<BITS - 1>([&](auto level) TQ_LAMBDA {
+    constexpr int kStep = BITS - 2 - level;
     k = V::add_where(V::greater(value, V::look_up(thresholds[kStep], k)), k, 1 << kStep);
   });
   return k;
@@ -83,18 +83,18 @@ TQ_INLINE typename V::I nearest(typename V::F value, const typename V::Table (&t
 // Rotated rows to the bit stream of their indices; returns the lengths of the reconstructed unit vectors.
 template <class V, int BITS, int G>
 TQ_INLINE typename V::F quantise(const Constants& constants, Rows<V, G>& rows, Words<V, BITS, G>& words) {
-  typename V::Table thresholds[BITS];
-  each<BITS>([&](auto s) TQ_LAMBDA { thresholds[s] = V::table(constants.thresholds[s]); });
-  const typename V::Table levels = V::table(constants.levels[0]);
+  typename V::Table thresholds[BITS - 1];
+  each<BITS - 1>([&](auto s) TQ_LAMBDA { thresholds[s] = V::table(constants.thresholds[s]); });
+  const float centre = constants.thresholds[BITS - 1][0];
   typename V::I word[BITS];
   inner_stages<V, G>(rows, [&](int start, auto i) TQ_LAMBDA {
     const typename V::F sign = V::all(constants.tables.signs_out[start + i]);
-    const typename V::I k = nearest<V, BITS>(V::mul(V::load(rows.at[start + i]), sign), thresholds);
+    const typename V::I k = nearest<V, BITS>(V::mul(V::load(rows.at[start + i]), sign), centre, thresholds);
     append<V, BITS>(word, i, k);
     if constexpr (i == kStream - 1) {
       each<BITS>([&](auto w) TQ_LAMBDA { V::store(words.at[start / kStream * BITS + w], word[w]); });
     }
-    return V::mul(V::look_up(levels, k), sign);
+    return V::look_up(V::table(constants.levels[constants.negative_out[start + i]]), k);
   });
   outer_stages<V, G>(rows, [&](int, typename V::F value) TQ_LAMBDA {
     return divide_by_root<V>(value, constants);

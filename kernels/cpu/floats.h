@@ -45,9 +45,9 @@ inline uint16_t float_to_half(float value) {
   return sign | static_cast<uint16_t>((magnitude - 0x38000000 + 0xFFF + even) >> 13);
 }
 
+// A NaN must come in its quiet form with an empty payload, as arithmetic makes it, or it would round to something else.
 inline uint16_t float_to_bfloat(float value) {
   const uint32_t bits = to_bits(value);
-  if ((bits & 0x7FFFFFFF) > 0x7F800000) return 0x7FC0;
   return static_cast<uint16_t>((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16);
 }
 

@@ -7,7 +7,6 @@
 namespace tq {
 namespace {
 
-constexpr int kInner = 16;  // rows that the first stages keep in registers
 constexpr int kStream = 32;  // indices after which the bit stream is back at a word's start
 
 template <class V, int G>
@@ -29,32 +28,38 @@ TQ_INLINE void butterflies(typename V::F (&row)[N]) {
   }
 }
 
-// Stages 1 to kInner / 2. make(start, i) gives row start + i of the input; i is a constant from 0 to kStream - 1.
+// Stages 1 to V::kRadix / 2. make(start, i) gives row start + i of the input; i is a constant from 0 to kStream - 1.
 template <class V, int G, class Make>
 TQ_INLINE void inner_stages(Rows<V, G>& rows, Make make) {
   for (int start = 0; start < G; start += kStream) {
-    each<kStream / kInner>([&](auto half) TQ_LAMBDA {
-      typename V::F row[kInner];
-      each<kInner>([&](auto i) TQ_LAMBDA { row[i] = make(start, Index<half * kInner + i>{}); });
+    each<kStream / V::kRadix>([&](auto part) TQ_LAMBDA {
+      constexpr int kFirst = part * V::kRadix;
+      typename V::F row[V::kRadix];
+      each<V::kRadix>([&](auto i) TQ_LAMBDA { row[i] = make(start, Index<kFirst + i>{}); });
       butterflies<V>(row);
-      each<kInner>([&](auto i) TQ_LAMBDA { V::store(rows.at[start + half * kInner + i], row[i]); });
+      each<V::kRadix>([&](auto i) TQ_LAMBDA { V::store(rows.at[start + kFirst + i], row[i]); });
     });
   }
 }
 
-// Stages kInner to G / 2. finish(i, value) gives what is stored as row i.
-template <class V, int G, class Finish>
+// Stages Distance to G / 2, as many at a time as fit the registers. finish(at, value) gives what is stored as row `at`.
+template <class V, int G, int Distance = V::kRadix, class Finish>
 TQ_INLINE void outer_stages(Rows<V, G>& rows, Finish finish) {
-  constexpr int kOuter = G / kInner;
-  for (int start = 0; start < kInner; ++start) {
-    typename V::F row[kOuter];
-    each<kOuter>([&](auto i) TQ_LAMBDA { row[i] = V::load(rows.at[start + kInner * i]); });
-    butterflies<V>(row);
-    each<kOuter>([&](auto i) TQ_LAMBDA {
-      const int at = start + kInner * i;
-      V::store(rows.at[at], finish(at, row[i]));
-    });
+  constexpr int kRadix = G / Distance < V::kRadix ? G / Distance : V::kRadix;
+  constexpr bool kLast = Distance * kRadix == G;
+  for (int block = 0; block < G; block += Distance * kRadix) {
+    for (int start = block; start < block + Distance; ++start) {
+      typename V::F row[kRadix];
+      each<kRadix>([&](auto i) TQ_LAMBDA { row[i] = V::load(rows.at[start + Distance * i]); });
+      butterflies<V>(row);
+      each<kRadix>([&](auto i) TQ_LAMBDA {
+        const int at = start + Distance * i;
+        if constexpr (kLast) row[i] = finish(at, row[i]);
+        V::store(rows.at[at], row[i]);
+      });
+    }
   }
+  if constexpr (!kLast) outer_stages<V, G, Distance * kRadix>(rows, finish);
 }
 
 // x / root, correctly rounded. Without over- and underflow the two-part reciprocal gives the same bits (a test walks
@@ -69,8 +74,9 @@ TQ_INLINE typename V::F divide_by_root(typename V::F value, const Constants& con
   }
 }
 
-// Lengths of the groups: eight lanes of rows summed downwards, each square rounded, then the lanes in order.
-template <class V, int G>
+// Lengths of the groups: eight lanes of rows summed downwards, each square rounded, then the lanes in order. Where the
+// squares are exact anyway, adding them in one step with the multiplication gives the same bits.
+template <class V, int G, bool ExactSquares = false>
 TQ_INLINE typename V::F lengths(const Rows<V, G>& rows) {
   constexpr int kSums = 8;
   typename V::F sum[kSums];
@@ -81,7 +87,8 @@ TQ_INLINE typename V::F lengths(const Rows<V, G>& rows) {
   for (int start = kSums; start < G; start += kSums) {
     each<kSums>([&](auto i) TQ_LAMBDA {
       const typename V::F value = V::load(rows.at[start + i]);
-      sum[i] = V::add(sum[i], V::mul(value, value));
+      if constexpr (V::kFused && ExactSquares) sum[i] = V::fma(value, value, sum[i]);
+      else sum[i] = V::add(sum[i], V::mul(value, value));
     });
   }
   each<kSums - 1>([&](auto i) TQ_LAMBDA { sum[0] = V::add(sum[0], sum[i + 1]); });

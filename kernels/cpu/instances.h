@@ -8,7 +8,7 @@ namespace tq {
 namespace {
 
 template <class V, int G>
-bool read_batch(const Encode& job, int64_t first, int64_t last, Rows<V, G>& rows) {
+TQ_INLINE bool read_batch(const Encode& job, int64_t first, int64_t last, Rows<V, G>& rows) {
   Places<V, G> places(job.shape, job.weight, first, last);
   places.fill_buffers();
   if (job.dtype == TQ_BF16) return read_rows<V, G, TQ_BF16>(places, rows);
@@ -48,7 +48,7 @@ int64_t encode_groups(const Encode& job, int64_t first, int64_t last) {
   for (int64_t group = first; group < last; group += V::kLanes) {
     const int count = last - group < V::kLanes ? static_cast<int>(last - group) : V::kLanes;
     const bool clear = read_batch<V, G>(job, group, last, rows);
-    const typename V::F length = lengths<V, G>(rows);
+    const typename V::F length = clear && job.dtype != TQ_F32 ? lengths<V, G, true>(rows) : lengths<V, G>(rows);
     const Lengths seen = inspect<V>(length);
     if (seen.first_broken < V::kLanes) return group + seen.first_broken;
     rotate_batch<V, G>(job, clear && seen.ordinary, length, rows);

@@ -7,6 +7,7 @@ namespace tq {
 
 constexpr int kMaxBits = 4;
 constexpr int kLevels = 1 << kMaxBits;
+constexpr int kMaxGroup = 256;
 
 // Constants derived once a call from TqTables, ready for table look-ups of sixteen entries.
 struct Constants {
@@ -14,7 +15,9 @@ struct Constants {
   // thresholds[s][k]: the boundary that decides whether index k grows by 2^s, moved before the division by the root.
   float thresholds[kMaxBits][kLevels];
   // levels[0]: the centroids, repeated; levels[1]: their negatives.
-  float levels[2][kLevels];
+  alignas(64) float levels[2][kLevels];
+  int32_t negative_in[kMaxGroup];   // 1 where signs_in is -1
+  int32_t negative_out[kMaxGroup];  // 1 where signs_out is -1
   float root;          // square root of the group size
   float inverse_high;  // 1 / root in two parts: x * inverse_high + x * inverse_low rounds as x / root does
   float inverse_low;

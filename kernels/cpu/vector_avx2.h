@@ -13,6 +13,7 @@ namespace {
 
 struct Avx2 {
   static constexpr int kLanes = 8;
+  static constexpr int kRadix = 8;  // rows of butterflies that fit the registers
   static constexpr bool kFused = true;
   using F = __m256;
   using I = __m256i;
@@ -123,9 +124,7 @@ struct Avx2 {
   static TQ_INLINE I rounded(F value) {
     const I bits = as_integers(value);
     const I lowest = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
-    const I up = _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7FFF)), lowest);
-    const F broken = _mm256_cmp_ps(value, value, _CMP_UNORD_Q);
-    return as_integers(_mm256_blendv_ps(as_floats(up), as_floats(_mm256_set1_epi32(0x7FC00000)), broken));
+    return _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7FFF)), lowest);
   }
 
   static TQ_INLINE I round(F a) { return _mm256_cvtps_epi32(a); }

@@ -13,6 +13,7 @@ namespace {
 
 struct Avx512 {
   static constexpr int kLanes = 16;
+  static constexpr int kRadix = 16;  // rows of butterflies that fit the registers
   static constexpr bool kFused = true;
   using F = __m512;
   using I = __m512i;
@@ -112,16 +113,12 @@ struct Avx512 {
     return either(even, left<16>(odd));
   }
   static TQ_INLINE I to_bfloats(F low, F high) {
-    // Rounds to nearest even; NaN stays NaN because its significand is not full after quieting.
-    const I even = _mm512_srli_epi32(rounded(low), 16);
-    return _mm512_mask_blend_epi16(0xAAAAAAAA, even, rounded(high));
+    return _mm512_mask_blend_epi16(0xAAAAAAAA, _mm512_srli_epi32(rounded(low), 16), rounded(high));
   }
   static TQ_INLINE I rounded(F value) {
     const I bits = as_integers(value);
     const I lowest = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
-    const I up = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7FFF)), lowest);
-    const Mask broken = _mm512_cmp_ps_mask(value, value, _CMP_UNORD_Q);
-    return _mm512_mask_mov_epi32(up, broken, _mm512_set1_epi32(0x7FC00000));
+    return _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7FFF)), lowest);
   }
 
   static TQ_INLINE I round(F a) {

@@ -14,6 +14,7 @@ namespace {
 
 struct Neon {
   static constexpr int kLanes = 4;
+  static constexpr int kRadix = 16;  // rows of butterflies that fit the registers
   static constexpr bool kFused = true;
   using F = float32x4_t;
   using I = int32x4_t;
@@ -117,9 +118,7 @@ struct Neon {
   static TQ_INLINE uint32x4_t rounded(F value) {
     const uint32x4_t bits = vreinterpretq_u32_f32(value);
     const uint32x4_t lowest = vandq_u32(vshrq_n_u32(bits, 16), vdupq_n_u32(1));
-    const uint32x4_t up = vaddq_u32(vaddq_u32(bits, vdupq_n_u32(0x7FFF)), lowest);
-    const uint32x4_t quiet = vbslq_u32(vceqq_f32(value, value), up, vdupq_n_u32(0x7FC00000));
-    return vandq_u32(quiet, vdupq_n_u32(0xFFFF0000));
+    return vaddq_u32(vaddq_u32(bits, vdupq_n_u32(0x7FFF)), lowest);
   }
 
   static TQ_INLINE I round(F a) { return vcvtnq_s32_f32(a); }

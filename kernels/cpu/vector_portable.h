@@ -12,6 +12,7 @@ namespace {
 
 struct Portable {
   static constexpr int kLanes = 4;
+  static constexpr int kRadix = 8;  // rows of butterflies that fit the registers
   static constexpr bool kFused = false;
   typedef float F __attribute__((vector_size(16)));
   typedef int32_t I __attribute__((vector_size(16)));

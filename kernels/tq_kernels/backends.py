@@ -18,7 +18,7 @@ _NATIVE: dict[str, BackendName] = {
     "portable": "cpu-portable",
 }
 _NO_LIBRARY = (
-    "no compiled kernels in this installation: encoding and decoding run in torch, about fifty times slower; "
+    "no compiled kernels in this installation: encoding and decoding run in torch, fifty to a hundred times slower; "
     "install a C++17 compiler (g++ or clang++) and reinstall the package"
 )
 
@@ -51,7 +51,7 @@ def _select(wanted: str) -> tuple[Backend, Library | None]:
         choices = ", ".join(["reference", *_NATIVE])
         raise KernelsUnavailable(f"`{VARIABLE}={wanted}` is not known; choose one of {choices}")
     if wanted == "reference":
-        return Backend("reference", f"`{VARIABLE}=reference` asks for it; about fifty times slower"), None
+        return Backend("reference", f"`{VARIABLE}=reference` asks for it; fifty to a hundred times slower"), None
     library = load_library()
     if library is None:
         if wanted:

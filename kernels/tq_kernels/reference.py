@@ -114,13 +114,20 @@ def _quantise(
 ) -> tuple[Tensor, Tensor]:
     divisors = torch.where(lengths > 0, lengths, torch.ones_like(lengths))
     rotated = _hadamard(vectors / divisors[:, None] * constants.signs_in) * constants.signs_out
-    index = torch.searchsorted(constants.boundaries, (rotated / constants.root).contiguous())
-    norms = lengths / _norm(_reconstruct(index, constants))
     if scale == "norm":
-        return index, norms
-    found, fitted = _search(rotated, lengths, constants, tables)
+        return _nearest(rotated, lengths, constants)
+    index, norms = _search(rotated, lengths, constants, tables)
     faint = (lengths > 0) & (lengths < _SHORTEST_SEARCHED)
-    return torch.where(faint[:, None], index, found), torch.where(faint, norms, fitted)
+    if not faint.any():
+        return index, norms
+    plain_index, plain_norms = _nearest(rotated, lengths, constants)
+    return torch.where(faint[:, None], plain_index, index), torch.where(faint, plain_norms, norms)
+
+
+def _nearest(rotated: Tensor, lengths: Tensor, constants: _Constants) -> tuple[Tensor, Tensor]:
+    """The nearest level of each number, and the norm that keeps the group's length."""
+    index = torch.searchsorted(constants.boundaries, (rotated / constants.root).contiguous())
+    return index, lengths / _norm(_reconstruct(index, constants))
 
 
 def _reconstruct(index: Tensor, constants: _Constants) -> Tensor:

@@ -39,6 +39,21 @@ class TqTables:
     search_boundaries: NDArray[np.int16]
     search_centroids: NDArray[np.int16]
 
+    def __post_init__(self) -> None:
+        """ValueError unless every array has the stated type, shape and layout: native code trusts them."""
+        levels = 1 << self.bits
+        expected: tuple[tuple[type[np.generic], tuple[int, ...]], ...] = (
+            (np.float32, (self.group_size,)),
+            (np.float32, (self.group_size,)),
+            (np.float32, (levels,)),
+            (np.float32, (levels - 1,)),
+            (np.int16, (len(self.search_boundaries), levels // 2 - 1)),
+            (np.int16, (levels // 2,)),
+        )
+        for array, (kind, shape) in zip(self.arrays(), expected, strict=True):
+            if array.dtype != kind or array.shape != shape or not array.flags.c_contiguous:
+                raise ValueError(f"a table must be {np.dtype(kind)} {shape}, not {array.dtype} {array.shape}")
+
     @property
     def bytes_per_group(self) -> int:
         """Bytes that the codes of one group take."""

@@ -1,14 +1,15 @@
 """Files without weights: which ones go along, and that they go along whole."""
 
 import pytest
-
 from support.checkpoints import gemma
+
 from tqcli.checkpoint.sidecars import copy_sidecar, same_bytes, sidecars
 from tqcli.checkpoint.storage import LocalFolder
 
 COPIED = [
-    "LICENSE", "README.md", "added_tokens.json", "chat_template.jinja", "merges.txt", "modeling_x.py", "sub/config.json",
-    "processor_config.json", "tokenizer.json", "tokenizer.model", "onnx/readme.txt", "model.safetensors.txt",
+    "LICENSE", "README.md", "added_tokens.json", "chat_template.jinja", "merges.txt", "modeling_x.py",
+    "sub/config.json", "processor_config.json", "tokenizer.json", "tokenizer.model", "onnx/readme.txt",
+    "model.safetensors.txt",
 ]  # fmt: skip
 ANEW = ["config.json", "model.safetensors", "model.safetensors.index.json", "consolidated.safetensors"]
 LEFT = {

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import deserialize
+from support.checkpoints import names_of
 
 from tqcli.checkpoint.header import DTYPE_BITS, parse_header
 from tqcli.checkpoint.stored import Stored
@@ -26,7 +28,7 @@ def units(draw) -> list[list[Stored]]:
     unique = draw(st.lists(names, unique=True, min_size=1, max_size=8))
     tensors = [Stored(name, draw(st.sampled_from(DTYPES)), draw(shapes)) for name in unique]
     cuts = sorted(draw(st.sets(st.integers(1, len(tensors)), max_size=4)) | {0, len(tensors)})
-    return [tensors[a:b] for a, b in zip(cuts, cuts[1:], strict=False)]
+    return [tensors[a:b] for a, b in pairwise(cuts)]
 
 
 def file_of(layout: ShardLayout) -> bytes:
@@ -104,14 +106,14 @@ def test_pieces_of_tensors_come_in_any_order(tmp_path):
     b = write(tmp_path, [("wide", memoryview(np.frombuffer(b"0123456789AB", np.float32))), ("flat", b"abcde")])
     assert a == b
     assert (tmp_path / "model.safetensors").read_bytes() == raw
-    assert os.listdir(tmp_path) == ["model.safetensors"]
+    assert names_of(tmp_path) == ["model.safetensors"]
 
 
 @pytest.mark.parametrize("pieces", [[], [("wide", b"0" * 12)], [("wide", b"0" * 12), ("flat", b"123456")]])
 def test_a_wrong_number_of_bytes_is_a_bug_and_leaves_nothing(tmp_path, pieces):
     with pytest.raises(RuntimeError, match="bytes written"):
         write(tmp_path, pieces)
-    assert os.listdir(tmp_path) == []
+    assert names_of(tmp_path) == []
 
 
 def test_an_error_leaves_the_older_file_alone(tmp_path):
@@ -120,7 +122,7 @@ def test_an_error_leaves_the_older_file_alone(tmp_path):
         writer.append("flat", b"ab")
         raise KeyboardInterrupt
     assert (tmp_path / "model.safetensors").read_bytes() == b"old"
-    assert os.listdir(tmp_path) == ["model.safetensors"]
+    assert names_of(tmp_path) == ["model.safetensors"]
 
 
 def test_the_space_is_taken_at_once(tmp_path):
@@ -147,7 +149,11 @@ def test_short_writes_are_continued(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("code", "text"),
-    [(errno.ENOSPC, "the disk is full: `x`"), (errno.EDQUOT, "the disk is full: `x`"), (errno.EIO, "`x` cannot be written")],
+    [
+        (errno.ENOSPC, "the disk is full: `x`"),
+        (errno.EDQUOT, "the disk is full: `x`"),
+        (errno.EIO, "`x` cannot be written"),
+    ],
 )
 def test_refusals_of_the_disk(code, text):
     with pytest.raises(MachineError) as caught, disk_errors(Path("x")):

@@ -1,5 +1,7 @@
 """The constants of a configuration."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -53,3 +55,11 @@ def test_unknown_seed(seed):
 def test_no_columns():
     with pytest.raises(ValueError, match="columns must be positive"):
         turboquant.groups(0, 128)
+
+
+def test_tables_of_the_wrong_kind():
+    tables = turboquant.tables(3, 128, 42)
+    with pytest.raises(ValueError, match="a table must be float32"):
+        dataclasses.replace(tables, centroids=tables.centroids.astype(np.float64))
+    with pytest.raises(ValueError, match="a table must be int16"):
+        dataclasses.replace(tables, search_boundaries=tables.search_boundaries[:, :2])

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from support.checkpoints import read_file, to_bytes
 from tq_kernels.types import NonFiniteWeight
 
-from support.checkpoints import read_file, to_bytes
 from tqcli.formats.tq import Tq
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "tq"

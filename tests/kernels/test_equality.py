@@ -14,6 +14,13 @@ def _wide(values: np.ndarray, random: np.random.Generator) -> np.ndarray:
     return np.clip(values * factors, -1e17, 1e17)
 
 
+def _giants_among_denormals(values: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    # The giants cancel in half of the rotated weights, whose signs then hang on quotients deep among the denormals.
+    values = values * 2.0**-129
+    values[:, :2] = 2.0**19
+    return values
+
+
 KINDS = {
     "normal": lambda values, random: values * 0.02,
     "heavy tails": lambda values, random: random.standard_t(3, values.shape) * 0.02,
@@ -28,6 +35,7 @@ KINDS = {
     "zero": lambda values, random: np.zeros_like(values),
     "negative zero": lambda values, random: np.where(random.random(values.shape) < 0.5, -0.0, values),
     "many magnitudes": _wide,
+    "giants among denormals": _giants_among_denormals,
     "spikes": lambda values, random: np.where(random.random(values.shape) < 0.01, -1e3, 1e-3),
 }
 
@@ -97,3 +105,32 @@ def test_not_finite_in_two_bytes(dtype, backend, stored_as):
     with pytest.raises(tq_kernels.NonFiniteWeight) as raised:
         tq_kernels.encode(weight, dtype, tables, scale="norm")
     assert raised.value.row == 17
+
+
+@pytest.mark.parametrize("dtype", ["BF16", "F16", "F32"])
+def test_memory_need_not_be_aligned(dtype, native, stored_as):
+    # Tensors of a mapped file start where the file says.
+    tables = turboquant.tables(3, 128, 42)
+    weight = stored_as(np.random.default_rng(4).standard_normal((9, 300)), dtype)
+    codes, norms = tq_kernels.encode(weight, dtype, tables, scale="search")
+    assert np.array_equal(tq_kernels.encode(_shifted(weight), dtype, tables, scale="search")[0], codes)
+    decoded = tq_kernels.decode(codes, norms, 300, tables, dtype=dtype)
+    again = tq_kernels.decode(_shifted(codes), _shifted(norms), 300, tables, dtype=dtype)
+    assert decoded.tobytes() == again.tobytes()
+    assert tq_kernels.first_non_finite(_shifted(weight), dtype) is None
+
+
+def _shifted(array):
+    return np.frombuffer(b"?" + array.tobytes(), array.dtype, offset=1).reshape(array.shape)
+
+
+def test_a_norm_that_is_no_number_spoils_its_own_group_only(native):
+    tables = turboquant.tables(3, 128, 42)
+    codes, norms = np.zeros((4, 48), np.uint8), np.ones((2, 2), np.float32)
+    norms.view(np.uint32)[0, 1] = 0x7FFFFFFF
+    for dtype in ("BF16", "F16", "F32"):
+        decoded = tq_kernels.decode(codes, norms, 256, tables, dtype=dtype)
+        wide = decoded.astype(np.uint32) << 16 if dtype == "BF16" else decoded.astype(np.float32).view(np.uint32)
+        broken = np.isnan(wide.view(np.float32))
+        assert broken[0, 128:].all()
+        assert broken.sum() == 128

@@ -102,10 +102,7 @@ def test_no_such_repository(hub):
         tqcli.load("someone/else")
 
 
-def test_no_network(hub, monkeypatch):
-    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    monkeypatch.setattr(
-        constants, "HUGGINGFACE_CO_URL_TEMPLATE", "http://127.0.0.1:9/{repo_id}/resolve/{revision}/{filename}"
-    )
-    with pytest.raises(MachineError):
-        tqcli.load("someone/model")
+def test_no_network_and_nothing_in_the_cache(hub, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(MachineError, match="someone/absent"):
+        tqcli.load("someone/absent")

@@ -17,6 +17,7 @@ def test_imports_neither_torch_nor_transformers():
     assert run(f"import sys, tqcli; print([name for name in {heavy} if name in sys.modules])") == "[]"
 
 
+@pytest.mark.slow
 def test_the_public_names():
     assert run(
         "import tqcli; print(tqcli.__version__, len(dir(tqcli)), tqcli.load.__name__, tqcli.TqConfig.__name__)"
@@ -34,12 +35,14 @@ ORDERS = {
 
 @pytest.mark.parametrize("folder", ["ours", "published"])
 @pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.slow
 def test_import_order(order, folder, request):
     path = request.getfixturevalue(folder)["llama"]
     code = f"{ORDERS[order]}; m = A.from_pretrained({str(path)!r}); print(type(m.model.layers[0].mlp.up_proj).__name__)"
     assert run(code) == "TqLinear"
 
 
+@pytest.mark.slow
 def test_loading_other_models_imports_nothing_of_the_runtime_of_packed_models(sources):
     code = (
         "import sys, tqcli; from transformers import AutoModelForCausalLM as A;"

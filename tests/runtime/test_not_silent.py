@@ -238,6 +238,22 @@ def test_a_hand_made_config_does_not_hide_it(ours, published):
     assert model.hf_quantizer.pre_quantized
 
 
+def test_a_section_that_the_caller_hides(sources, tmp_path):
+    """`quantization_config=None` replaces what config.json says; transformers would load random weights."""
+    folder = pack.write(
+        sources["llama"], tmp_path / "x", pack.pack_tensors(sources["llama"]), section=pack.our_section()
+    )
+    model = load(folder, quantization_config=None)
+    assert model.hf_quantizer.pre_quantized
+
+
+def test_the_text_part_alone_without_tq_config(sources, tmp_path):
+    tensors = pack.pack_tensors(sources["gemma4"])
+    folder = pack.write(sources["gemma4"], tmp_path / "x", tensors, section=pack.our_section())
+    with pytest.raises(InputError):
+        Gemma4ForCausalLM.from_pretrained(folder)
+
+
 def test_the_text_part_alone_of_a_model_with_vision(ours):
     """Its config is cut out of the whole one, and the section with it."""
     with pytest.raises(InputError):
@@ -265,3 +281,18 @@ def test_weights_in_another_file_format(sources, ours, tmp_path):
 
 def test_errors_are_the_ones_that_tqcli_shows():
     assert tqcli.InputError is InputError
+
+
+def test_packed_tensors_that_the_model_does_without(build, monkeypatch):
+    """Such as a head for several tokens, which some models name as ignored: no error, packed or not."""
+    from transformers import LlamaForCausalLM
+
+    def change(tensors):
+        for suffix in (".tq_packed", ".tq_norms"):
+            tensors["mtp.0.proj.weight" + suffix] = tensors["model.layers.0.mlp.up_proj.weight" + suffix].clone()
+
+    folder = build("llama", change)
+    with pytest.raises(InputError, match=r"mtp\.0\.proj"):
+        load(folder)
+    monkeypatch.setattr(LlamaForCausalLM, "_keys_to_ignore_on_load_unexpected", [r"^mtp.*"])
+    load(folder)

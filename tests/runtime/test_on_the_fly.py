@@ -123,3 +123,14 @@ def test_an_already_packed_checkpoint_stays_as_it_is(ours):
     with pytest.warns(UserWarning, match="already has a `quantization_config`"):
         model = compress(ours["llama"], bits=4)
     assert {w.geometry.bits for w in model.modules() if isinstance(w, TqWeight)} == {3}
+
+
+def test_a_tensor_too_many_in_the_plain_checkpoint(sources, tmp_path):
+    """Left to transformers, which says so in its log: nothing is lost."""
+    tensors = {**pack.tensors_of(sources["llama"]), "surplus": torch.zeros(2)}
+    compress(pack.write(sources["llama"], tmp_path / "x", tensors))
+
+
+def test_a_map_of_tensors_is_for_packed_checkpoints(sources):
+    with pytest.raises(InputError, match="tensors"):
+        compress(sources["llama"], tensors={"model.layers.0.mlp.up_proj.weight": {"bits": 4}})

@@ -5,9 +5,12 @@ import torch
 from support import pack
 from transformers import AutoModelForCausalLM
 
+import tqcli
+from tqcli.errors import InputError
+
 
 def load(folder, **options):
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **options)
+    return AutoModelForCausalLM.from_pretrained(folder, **{"dtype": torch.float32, **options})
 
 
 def logits(model, ids):
@@ -32,15 +35,16 @@ def disk_map(name: str) -> dict[str, str]:
     return {**layers, **dict.fromkeys(parts, "cpu")}
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("folder", ["ours", "published"])
 @pytest.mark.parametrize("name", ["gemma4", "qwen3_moe", "llama", "qwen3"])
-def test_offloaded_to_disk(name, folder, request, tmp_path, ids):
+def test_offloaded_to_disk(name, folder, dtype, request, tmp_path, ids):
     path = request.getfixturevalue(folder)[name]
-    model = load(path, device_map=disk_map(name), offload_folder=tmp_path / "offload")
+    model = load(path, dtype=dtype, device_map=disk_map(name), offload_folder=tmp_path / "offload")
     assert any(parameter.device.type == "meta" for parameter in model.parameters())
     found = logits(model, ids)
     assert found.isfinite().all()
-    assert torch.equal(found, logits(load(path), ids))
+    assert torch.equal(found, logits(load(path, dtype=dtype), ids))
 
 
 def test_offloaded_packed_embedding(sources, tmp_path, ids):
@@ -52,3 +56,30 @@ def test_offloaded_packed_embedding(sources, tmp_path, ids):
     places = {**disk_map("llama"), "model.embed_tokens": "disk"}
     model = load(folder, device_map=places, offload_folder=tmp_path / "offload")
     assert torch.equal(logits(model, ids), logits(load(folder), ids))
+
+
+@pytest.mark.parametrize("name", ["gemma4", "qwen3_moe"])
+def test_compressed_while_loading(name, sources, tmp_path, ids):
+    """Placed on the CPU, or partly offloaded: the same model."""
+    config = tqcli.TqConfig(scale="norm")
+    expected = logits(load(sources[name], quantization_config=config), ids)
+    everywhere = load(sources[name], quantization_config=config, device_map="auto")
+    assert torch.equal(logits(everywhere, ids), expected)
+    offload = {"device_map": disk_map(name), "offload_folder": tmp_path / "offload"}
+    offloaded = load(sources[name], quantization_config=config, **offload)
+    assert torch.equal(logits(offloaded, ids), expected)
+
+
+@pytest.mark.parametrize("name", ["gemma4", "qwen3_moe"])
+def test_an_offloaded_model_is_saved_whole(name, ours, tmp_path):
+    model = load(ours[name], device_map=disk_map(name), offload_folder=tmp_path / "offload")
+    model.save_pretrained(tmp_path / "x")
+    before, after = pack.tensors_of(ours[name]), pack.tensors_of(tmp_path / "x")
+    assert sorted(before) == sorted(after)
+    assert all(torch.equal(tensor, after[key]) for key, tensor in before.items() if ".tq_" in key)
+
+
+def test_an_offloaded_model_is_not_unpacked_into_nothing(ours, tmp_path):
+    model = load(ours["llama"], device_map=disk_map("llama"), offload_folder=tmp_path / "offload")
+    with pytest.raises(InputError, match="offloaded"):
+        model.dequantize()

@@ -51,6 +51,7 @@ def test_what_is_written_beside_the_weights(sources, tmp_path):
     config = json.loads((tmp_path / "b" / "config.json").read_text())
     section = config["quantization_config"]
     assert config["transformers_weights"] == pack.GUARD
+    assert not any("experts_implementation" in key for key in config)
     assert {**section, "tool": ""} == {**pack.our_section(tensors=overrides), "tool": ""}
     tq_config = json.loads((tmp_path / "b" / "tq_config.json").read_text())
     bases = {key.removesuffix(".tq_packed") for key in tensors if key.endswith(".tq_packed")}

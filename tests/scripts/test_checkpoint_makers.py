@@ -101,7 +101,7 @@ def test_training_lowers_the_loss(run_script, tmp_path):
     text.write_text(
         "".join(f"the list holds {i} numbers and the function returns {i + 1} of them\n" for i in range(3000))
     )
-    arguments = ["--vocabulary", "400", "--minutes", "0.2", "--batch", "4", "--length", "64"]
+    arguments = ["--vocabulary", "400", "--steps", "40", "--batch", "4", "--length", "64"]
     done = run_script("train_tiny_model", text, tmp_path / "out", *arguments)
     assert done.returncode == 0, done.stderr
     last = [line for line in done.stdout.splitlines() if line.startswith("step")][-1]

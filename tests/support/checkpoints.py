@@ -47,11 +47,12 @@ def read_file(path: Path) -> dict[str, Tensor]:
     raw = path.read_bytes()
     start = 8 + int.from_bytes(raw[:8], "little")
     header = json.loads(raw[8:start])
-    return {
-        name: (entry["dtype"], tuple(entry["shape"]), raw[start + entry["data_offsets"][0] : start + entry["data_offsets"][1]])
-        for name, entry in header.items()
-        if name != "__metadata__"
-    }  # fmt: skip
+    del header["__metadata__"]
+    tensors = {}
+    for name, entry in header.items():
+        begin, end = entry["data_offsets"]
+        tensors[name] = (entry["dtype"], tuple(entry["shape"]), raw[start + begin : start + end])
+    return tensors
 
 
 def write_checkpoint(
@@ -96,8 +97,8 @@ GEMMA_CONFIG: dict[str, object] = {
     "tie_word_embeddings": True,
     "rms_norm_eps": 1e-06,
     "zz_unknown_key": {"é": [1, 2.5, None, "x"]},
-    "text_config": {"model_type": "gemma4_text", "num_hidden_layers": 2, "hidden_size": 128, "quantization_config": None},
-}  # fmt: skip
+    "text_config": {"model_type": "gemma4_text", "num_hidden_layers": 2, "quantization_config": None},
+}
 
 
 def gemma_tensors(layers: int = 2, dtype: str = "BF16") -> dict[str, Tensor]:

@@ -4,9 +4,9 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from support.checkpoints import names_of
 from typer.testing import CliRunner
 
-from support.checkpoints import names_of
 from tqcli.cli.main import app
 
 

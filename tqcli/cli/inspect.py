@@ -32,7 +32,9 @@ def inspect_command(
     workers: Workers = None,
     output_format: Format = OutputFormat.human,
 ) -> None:
-    """Show what a checkpoint holds, without loading or downloading its weights.
+    """Show what a checkpoint holds, from its headers alone.
+
+    Nothing is loaded or downloaded, unless `--verify` reads the weights.
 
     Examples:
 
@@ -138,8 +140,12 @@ def _print_names(out: Out, summary: "Summary") -> None:
 
 
 def _print_items(out: Out, items: "list[Item]") -> None:
-    rows = [(item.name, item.kind, "x".join(map(str, item.shape)), size(item.nbytes), item.file) for item in items]
-    out.table(("name", "stored as", "shape", "size", "file"), rows, right=(3,))
+    # The name comes last: it is long, and so nothing after it is pushed off the screen.
+    rows = [(item.kind, "x".join(map(str, item.shape)), size(item.nbytes), item.file, item.name) for item in items]
+    if len({item.file for item in items}) > 1:
+        out.table(("stored as", "shape", "size", "file", "name"), rows, right=(2,))
+    else:
+        out.table(("stored as", "shape", "size", "name"), [(*row[:3], row[4]) for row in rows], right=(2,))
     data = [
         {"name": item.name, "role": item.role, "stored_as": item.kind, "shape": list(item.shape),
          "bytes": item.nbytes, "file": item.file}
@@ -164,7 +170,7 @@ def _print_difference(out: Out, difference: "Difference", first: str, second: st
         for name in names:
             out.line(f"only in {label}: {name}")
     if difference.changed:
-        out.table(("changed", first, second), difference.changed)
+        out.table((first, second, "changed"), [(a, b, name) for name, a, b in difference.changed])
     out.line(
         f"{difference.same} alike, {len(difference.changed)} changed, {len(difference.only_first)} only in {first}, "
         f"{len(difference.only_second)} only in {second}"

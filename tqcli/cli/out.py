@@ -17,7 +17,7 @@ from typing import Any
 
 import typer
 
-from tqcli.errors import TqError
+from tqcli.errors import MachineError, TqError
 
 _GAP = "  "
 INTERNAL_ERROR = 70
@@ -39,14 +39,19 @@ def printable(text: str) -> str:
 
 def _say(text: str) -> None:
     """To standard output. A reader that has seen enough, such as `head`, stops the printing but not the work."""
-    try:
+    with _standard_output():
         print(text)
-    except BrokenPipeError:
-        _silence()
 
 
-def _silence() -> None:
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+@contextmanager
+def _standard_output() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        # What is still to come goes nowhere; Python would complain once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):
+            raise MachineError("standard output cannot be written", why=str(error)) from error
 
 
 class Out:
@@ -63,22 +68,23 @@ class Out:
     def line(self, text: str = "") -> None:
         """A line of a human result."""
         if self.human:
-            _say(printable(text))
+            _say(printable(text).rstrip())
 
     def table(self, header: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> None:
         """A human table. `right`: the columns that are numbers. The last column wraps at the terminal's width."""
         if not self.human:
             return
         cells = [[printable(cell) for cell in row] for row in (header, *rows)]
-        widths = [max(len(row[i]) for row in cells) for i in range(len(header) - 1)]
-        indent = sum(widths) + len(_GAP) * len(widths)
-        for *first, last in cells:
+        widths = [max(len(cell) for cell in column) for column in zip(*cells, strict=True)]
+        last = len(header) - 1
+        indent = sum(widths[:last]) + len(_GAP) * last
+        for row in cells:
             aligned = [
                 cell.rjust(width) if i in right else cell.ljust(width)
-                for i, (cell, width) in enumerate(zip(first, widths, strict=True))
+                for i, (cell, width) in enumerate(zip(row, widths, strict=True))
             ]
-            lines = textwrap.wrap(last, max(_width() - indent, 20), break_long_words=False) or [""]
-            _say(_GAP.join([*aligned, lines[0]]).rstrip())
+            lines = [aligned[last]] if last in right else _wrap(row[last], _width() - indent)
+            _say(_GAP.join([*aligned[:last], *lines[:1]]).rstrip())
             for line in lines[1:]:
                 _say(" " * indent + line)
 
@@ -130,12 +136,15 @@ def command(form: OutputFormat, kept: str = "") -> Iterator[Out]:
         raise typer.Exit(INTERNAL_ERROR) from error
 
 
+def _wrap(text: str, width: int) -> list[str]:
+    """Broken at spaces only, so that a name can be copied."""
+    return textwrap.wrap(text, max(width, 20), break_long_words=False, break_on_hyphens=False)
+
+
 def _flush() -> None:
     """What was printed goes out now, so that a reader that left does not spoil the exit code later."""
-    try:
+    with _standard_output():
         sys.stdout.flush()
-    except BrokenPipeError:
-        _silence()
 
 
 def _width() -> int:

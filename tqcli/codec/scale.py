@@ -1,4 +1,22 @@
-"""Candidate scales for the `search` encoder: which grids are tried for one group of weights."""
+"""Candidate scales for the `search` encoder: which grids are tried for one group of weights.
+
+The levels suit a group whose rotated weights look like a normal sample. A finite group never quite does, and a grid
+stretched or shrunk a little, followed by a least-squares norm, lies closer to it. The encoder tries every candidate
+and keeps the one whose reconstruction projects furthest on the group. For one grid the nearest level is the best
+choice, so the scale is all there is to search.
+
+Gain in relative squared error over scale "norm" at group 128 (normal weights / Student t with 4 degrees / a small
+trained model), with the scales below and, in brackets, with 91 scales from 0.60 to 1.50:
+
+    2 bits    3.9 / 3.9 / 3.9 %      (3.9 / 3.9 / 3.9 %)       7 scales
+    3 bits    6.3 / 6.6 / 6.3 %      (6.5 / 6.8 / 6.5 %)      11 scales
+    4 bits   14.8 / 14.7 / 14.4 %    (15.6 / 15.5 / 15.2 %)   11 scales
+
+The best scale of a group lies between about 0.80 and 1.32 for 98 % of the groups at 3 bits, 0.74 and 1.33 at 4 bits.
+Seven scales from 0.85 to 1.15 gain 6.0 % and 13.5 %; sixteen from 0.70 to 1.30 gain 6.4 % and 15.2 % but take half as
+long again. The plain grid, 1.0, is always among them, so that no whole group ends up worse than with "norm". The
+error counted is that of whole groups: the padding of a short last group is fitted along with its weights.
+"""
 
 import numpy as np
 from numpy.typing import NDArray

@@ -38,14 +38,16 @@ def load(
     if _is_folder(name):
         check_folder(Path(name))
     hub = {"revision": revision, "token": token}
+    # Passed on even as None, it would hide the checkpoint's own.
+    quantization = {} if quantization_config is None else {"quantization_config": quantization_config}
     try:
         _check_quantization(name, AutoConfig.from_pretrained(name, **hub))
         model, info = AutoModelForCausalLM.from_pretrained(
             name,
             dtype=dtype,
             device_map=device_map,
-            quantization_config=quantization_config,
             output_loading_info=True,
+            **quantization,
             **hub,
         )
         raise_if_any(info["missing_keys"], (), [entry[0] for entry in info["mismatched_keys"]])

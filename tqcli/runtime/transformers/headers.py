@@ -9,7 +9,7 @@ from math import prod
 from pathlib import Path
 
 from tqcli.checkpoint.header import PREFIX_BYTES, TensorInfo, header_bytes, parse_header
-from tqcli.errors import InputError, MachineError
+from tqcli.errors import InputError, MachineError, TqError
 
 PACKED = ".tq_packed"
 NORMS = ".tq_norms"
@@ -61,6 +61,19 @@ def read_headers(files: Iterable[str | Path]) -> dict[str, TensorInfo]:
                     fix="remove the files of an earlier conversion from the folder",
                 )
     return found
+
+
+def find_packed(files: Iterable[str | Path]) -> str | None:
+    """The name of a packed tensor in the files, if there is one. Files that cannot be read hold none."""
+    for file in files:
+        try:
+            names = [tensor.name for tensor in _tensors(Path(file))]
+        except TqError:
+            continue
+        found = next((name for name in names if name.endswith(PACKED)), None)
+        if found is not None:
+            return found
+    return None
 
 
 def pairs(tensors: Mapping[str, TensorInfo]) -> list[Pair]:

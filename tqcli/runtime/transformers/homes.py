@@ -43,8 +43,8 @@ class Placed:
 
 
 def place(pairs: Iterable[Pair], names: Names, model_class: str) -> list[Placed]:
-    """Where each pair goes. Raises InputError for one that the model has no place for."""
-    return [_place(pair, names, model_class) for pair in pairs]
+    """Where each pair goes. Raises InputError for one that the model neither has nor knows."""
+    return [placed for pair in pairs if (placed := _place(pair, names, model_class)) is not None]
 
 
 def check_plain(tensors: Mapping[str, TensorInfo], names: Names) -> None:
@@ -63,16 +63,18 @@ def find_homes(placed: Sequence[Placed], shapes: dict[str, tuple[int, ...]], con
     by_target = defaultdict(list)
     for entry in placed:
         by_target[entry.target.name].append(entry)
-    return [_home(name, entries, shapes[name], config) for name, entries in by_target.items()]
+    return [_home(name, entries, shapes.get(name, ()), config) for name, entries in by_target.items()]
 
 
-def _place(pair: Pair, names: Names, model_class: str) -> Placed:
+def _place(pair: Pair, names: Names, model_class: str) -> Placed | None:
     target = names.target(pair.name)
     if target.name in names:
         return Placed(pair, target, unsuffixed=False)
     suffixed = names.target(pair.name + ".weight")
     if suffixed.name in names:
         return Placed(pair, suffixed, unsuffixed=True)
+    if names.is_ignored(target.name):
+        return None
     raise InputError(
         f"packed tensor `{pair.name}` has no place in `{model_class}`",
         why=f"the model has no parameter `{target.name}`",

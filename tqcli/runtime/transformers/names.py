@@ -4,6 +4,7 @@ Some models change names while they load: prefixes, and experts that lie one by 
 memory. Nothing here guesses: the conversions are asked, and those that packed rows would not survive are refused.
 """
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -53,9 +54,15 @@ class Names:
         self._converters = [entry for entry in transforms if isinstance(entry, WeightConverter)]
         self._prefix = model.base_model_prefix
         self._state = model.state_dict()
+        patterns = model._keys_to_ignore_on_load_unexpected or ()  # noqa: SLF001  # no public way
+        self._ignored = [re.compile(pattern) for pattern in patterns]
 
     def __contains__(self, name: str) -> bool:
         return name in self._state
+
+    def is_ignored(self, name: str) -> bool:
+        """Whether the model knows of this tensor and does without it, such as a head for several tokens."""
+        return any(pattern.search(name) for pattern in self._ignored)
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Of a tensor of the model."""

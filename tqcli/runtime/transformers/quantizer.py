@@ -4,7 +4,6 @@ Packed checkpoint: its headers say what is packed; each packed parameter is repl
 and shapes in the model are those on disk. Plain checkpoint with a `TqConfig`: each parameter is encoded as it comes.
 """
 
-import logging
 from typing import Any
 
 import torch
@@ -18,6 +17,7 @@ from tqcli.runtime.transformers.conversions import decoding, for_saving
 from tqcli.runtime.transformers.expected import expectations, planned_dtype, settle
 from tqcli.runtime.transformers.headers import pairs, read_headers
 from tqcli.runtime.transformers.homes import Home, check_plain, find_homes, place
+from tqcli.runtime.transformers.hooks import keep_offloaded_dtypes
 from tqcli.runtime.transformers.names import Names, unsuffixed_renamings
 from tqcli.runtime.transformers.operations import DecodePacked, EncodeOnLoad, Plain
 from tqcli.runtime.transformers.register import METHOD
@@ -26,8 +26,6 @@ from tqcli.runtime.transformers.watch import check_watched, watch
 from tqcli.runtime.transformers.weight import TqWeight, stored_shapes
 
 __all__ = ["TqConfig", "TqHfQuantizer"]
-
-logger = logging.getLogger(__name__)
 
 
 class TqHfQuantizer(HfQuantizer):  # type: ignore[misc]
@@ -52,7 +50,7 @@ class TqHfQuantizer(HfQuantizer):  # type: ignore[misc]
             self._selection = select(model, checkpoint_files, self._config)
         experts.use(model, packed=[*swap.packed_weights(model), *self._selection.by_item])
         expected = expectations(model, dtype)
-        watch(model, settle=lambda: settle(model, expected))
+        watch(model, settle=lambda: settle(model, expected), allow_unexpected=not self.pre_quantized)
         return model
 
     def _prepare_packed(self, model: Any, files: Any, dtype: torch.dtype) -> None:
@@ -123,7 +121,9 @@ class TqHfQuantizer(HfQuantizer):  # type: ignore[misc]
         left = [name for name in self._selection.by_item if not isinstance(model.get_submodule(name), TqWeight)]
         if left:
             raise InputError(f"`{left[0]}` was not compressed", why=f"nor were {len(left) - 1} others")
-        for weight in swap.packed_weights(model).values():
+        weights = swap.packed_weights(model)
+        keep_offloaded_dtypes(weights)
+        for weight in weights.values():
             for parameter in (weight.tq_packed, weight.tq_norms):
                 parameter.requires_grad_(False)
         used = getattr(model, "_weight_conversions", None) or []

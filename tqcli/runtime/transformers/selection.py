@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import nn
 
+from tqcli.errors import InputError
 from tqcli.runtime.transformers.config import TqConfig
 from tqcli.runtime.transformers.experts import PROJECTIONS, is_packable
 from tqcli.runtime.transformers.headers import read_headers
@@ -44,6 +45,8 @@ class Selection:
 
 def select(model: Any, files: Any, config: TqConfig) -> Selection:
     """Linear layers and experts, without those that are left out, tied, or made from others by arithmetic on rows."""
+    if config.tensors:
+        raise InputError("`tensors` describes a packed checkpoint", fix="leave it out to compress a plain one")
     skip = DEFAULT_SKIP if config.modules_to_not_convert is None else config.modules_to_not_convert
     tied = {*model.all_tied_weights_keys, *model.all_tied_weights_keys.values()}
     by_item = {name: False for name in _candidates(model) if name not in tied and not is_skipped(name, skip)}

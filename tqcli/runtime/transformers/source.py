@@ -16,7 +16,7 @@ from transformers.utils import cached_file
 
 from tqcli.checkpoint.json_object import parse_object
 from tqcli.errors import InputError
-from tqcli.runtime.transformers.headers import PACKED, read_headers
+from tqcli.runtime.transformers.headers import find_packed
 from tqcli.runtime.transformers.register import METHOD
 
 TQ_CONFIG = "tq_config.json"
@@ -84,13 +84,13 @@ def refuse_unclaimed(files: Any) -> None:
     load = _current.get()
     if load is None or load.claimed or load.skip or not isinstance(files, (list, tuple)):
         return
-    for name in read_headers([file for file in files if str(file).endswith(".safetensors")]):
-        if name.endswith(PACKED):
-            raise InputError(
-                f"`{load.name}` holds packed tensors, such as `{name}`, but nothing that says how to read them",
-                why=f"config.json has no quantization_config, and {TQ_CONFIG} is not there",
-                fix=f"put {TQ_CONFIG} beside config.json",
-            )
+    name = find_packed(file for file in files if str(file).endswith(".safetensors"))
+    if name is not None:
+        raise InputError(
+            f"`{load.name}` holds packed tensors, such as `{name}`, but nothing that says how to read them",
+            why=f"config.json has no quantization_config, and {TQ_CONFIG} is not there",
+            fix=f"put {TQ_CONFIG} beside config.json",
+        )
 
 
 def _section(config: Any) -> Any:
@@ -105,27 +105,45 @@ def _method(section: Any) -> Any:
 
 
 def _beside(load: _Load, config: Any) -> dict[str, Any] | None:
-    path = _find(load, config)
+    """The section of tq_config.json, or else of the config.json on disk, which `config` may be only a part of."""
+    content = _read(load, config, TQ_CONFIG)
+    if content is not None:
+        return section_of(content)
+    if not _is_folder(load) and getattr(config, "transformers_weights", None) != GUARD:
+        return None
+    section = (_read(load, config, "config.json") or {}).get("quantization_config")
+    return section if isinstance(section, dict) and section.get("quant_method") == METHOD else None
+
+
+def _read(load: _Load, config: Any, file: str) -> dict[str, Any] | None:
+    path = _find(load, config, file)
     if path is None:
         return None
     if path.stat().st_size > _MAX_BYTES:
         raise InputError(f"`{path}` is larger than {_MAX_BYTES} bytes")
-    return section_of(parse_object(path.read_bytes(), TQ_CONFIG))
+    return parse_object(path.read_bytes(), file)
 
 
-def _find(load: _Load, config: Any) -> Path | None:
+def _folder(load: _Load) -> Path:
+    return Path(os.fspath(load.name), load.hub.get("subfolder", ""))
+
+
+def _is_folder(load: _Load) -> bool:
+    return load.name is not None and _folder(load).is_dir()
+
+
+def _find(load: _Load, config: Any, file: str) -> Path | None:
     if load.name is None:
         return None
-    folder = Path(os.fspath(load.name), load.hub.get("subfolder", ""))
-    if folder.is_dir():
-        path = folder / TQ_CONFIG
+    if _is_folder(load):
+        path = _folder(load) / file
         return path if path.is_file() else None
     options = dict(load.hub)
     commit = getattr(config, "_commit_hash", None)
     if commit is not None:
         options["revision"] = commit
     try:
-        found = cached_file(os.fspath(load.name), TQ_CONFIG, _raise_exceptions_for_missing_entries=False, **options)
+        found = cached_file(os.fspath(load.name), file, _raise_exceptions_for_missing_entries=False, **options)
     except OSError:
         # Offline, gated, or no such repository: whoever fetches the weights reports it, and better.
         return None

@@ -14,8 +14,11 @@ _METHOD = "_adjust_missing_and_unexpected_keys"
 _SHOWN = 3
 
 
-def watch(model: Any, settle: Callable[[], None]) -> None:
-    """Have the load of `model` fail if anything is amiss. `settle` runs when all tensors are in place."""
+def watch(model: Any, settle: Callable[[], None], *, allow_unexpected: bool = False) -> None:
+    """Have the load of `model` fail if anything is amiss. `settle` runs when all tensors are in place.
+
+    allow_unexpected: leave tensors that the model has no place for to transformers, which logs them.
+    """
     if not hasattr(type(model), _METHOD):
         raise InputError(
             "this version of transformers is not supported", fix="install transformers 5.5 or later, below 6"
@@ -28,7 +31,8 @@ def watch(model: Any, settle: Callable[[], None]) -> None:
         mismatched = sorted(str(entry[0]) for entry in loading_info.mismatched_keys)
         # Ours is the better message: with these left in, transformers would replace it.
         loading_info.mismatched_keys = set()
-        raise_if_any(loading_info.missing_keys, loading_info.unexpected_keys, mismatched)
+        unexpected = () if allow_unexpected else loading_info.unexpected_keys
+        raise_if_any(loading_info.missing_keys, unexpected, mismatched)
         settle()
 
     # Written past nn.Module, which has no business with it.

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from tq_kernels.tensors import decode_tensor
 
+from tqcli.errors import InputError
 from tqcli.runtime.transformers.geometry import Geometry
 
 
@@ -86,6 +87,8 @@ class TqWeight(nn.Module):
     def _decode(self, packed: Tensor, norms: Tensor) -> Tensor:
         columns, tables = self.weight_shape[-1], self.geometry.tables
         count = tables.groups(columns)
+        if packed.is_meta:
+            raise InputError("a packed weight was read while it is offloaded", why="only its owner can fetch it")
         codes = packed.detach().view(-1, tables.bytes_per_group)
         return decode_tensor(
             codes, norms.detach().view(-1, count), columns, tables, self.decoded_dtype, threads=_threads()
