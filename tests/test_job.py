@@ -300,7 +300,6 @@ class TestOutputFolder:
         assert message.startswith("error: another process is converting into `out`\n")
         succeed("convert", "model", "out")
 
-
     def test_a_second_process_is_kept_out_during_the_verification_too(self, model, monkeypatch):
         import tqcli.job
 
