@@ -1,4 +1,4 @@
-"""A model that was really trained, where it is at hand: equal to the stock model with decoded weights."""
+"""A model that was really trained: equal to the stock model with decoded weights."""
 
 from pathlib import Path
 
@@ -9,12 +9,10 @@ from support.plain_decode import reference
 
 import tqcli
 
-TINY = Path(__file__).parents[3] / "shared" / "models" / "tiny"
+TINY = Path(__file__).parents[1] / "fixtures" / "tiny_gemma4"
 
 # Its config.json is of transformers 5.18 and later.
 pytest.importorskip("transformers", minversion="5.18")
-
-pytestmark = pytest.mark.skipif(not TINY.is_dir(), reason="the trained model is not here")
 
 
 def test_logits_and_text(tmp_path):
