@@ -8,18 +8,10 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tqcli.formats.native import FORMAT_VERSION, GUARD, NATIVE_FORMAT, QUANT_METHOD, USUAL_SEED
 from tqcli.formats.tq import Tq
 from tqcli.plan import Decision, Plan
 from tqcli.version import __version__
-
-TQ_CONFIG_NAME = "tq_config.json"
-RECIPE_NAME = "tq_recipe.toml"
-QUANT_METHOD = "turboquant"
-FORMAT_VERSION = 1
-# Stock transformers only warns about an unknown quant_method and goes on with random weights. A weights file that
-# does not exist makes it stop; our plug-in takes the key away again.
-GUARD = "REQUIRES__pip_install_tqcli__then__import_tqcli.safetensors"
-_PUBLISHED_SEED = 42
 
 
 def config_json(plan: Plan) -> bytes:
@@ -56,7 +48,7 @@ def tq_config_json(plan: Plan, sha256: Mapping[str, str], files: Sequence[str]) 
     """What was done to every tensor. sha256: stored tensor -> hex digest; files: the side files copied."""
     return to_json(
         {
-            "format": "tq3_native",
+            "format": NATIVE_FORMAT,
             **_published_keys(plan.packed),
             "compressed_layers": len(plan.packed),
             "original_model": plan.source.storage.origin,
@@ -93,14 +85,14 @@ def _published_keys(packed: Sequence[Decision]) -> dict[str, Any]:
     """The keys by which published readers decode; none of them where they could not, so that they stop."""
     configs = [d.tq.config() for d in packed if d.tq]
     group_sizes = {config["group_size"] for config in configs}
-    if len(group_sizes) != 1 or any(config["seed"] != _PUBLISHED_SEED for config in configs):
+    if len(group_sizes) != 1 or any(config["seed"] != USUAL_SEED for config in configs):
         return {}
     bits = _published_bits({d.tensor.name: d.tq.bits for d in packed if d.tq})
     if not bits:
         return {}
     group_size = group_sizes.pop()
     padded = {d.tensor.name: d.tensor.shape[-1] for d in packed if d.tensor.shape[-1] % group_size}
-    return {**bits, "group_size": group_size, "quantizer_seed": _PUBLISHED_SEED, "orig_in_dims": padded}
+    return {**bits, "group_size": group_size, "quantizer_seed": USUAL_SEED, "orig_in_dims": padded}
 
 
 def _published_bits(bits: Mapping[str, int]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from tqcli.checkpoint.sidecars import CONFIG_NAME, sidecars
 from tqcli.checkpoint.storage import LocalFolder
 from tqcli.convert import Progress, convert, give_up, preflight
 from tqcli.errors import CheckFailed, InputError, MachineError
+from tqcli.formats.native import NORMS, PACKED
 from tqcli.hub.fetch import download, open_source
 from tqcli.output_folder import check, claim
 from tqcli.pieces import PIECE_BYTES
@@ -24,8 +25,8 @@ from tqcli.verify import Report, verify
 
 DEFAULT_SHARD_BYTES = 5_000_000_000
 _COMPRESSED_SUFFIXES = (
-    ".tq_packed",
-    ".tq_norms",
+    PACKED,
+    NORMS,
     ".qweight",
     ".weight_packed",
     ".weight_scale",

@@ -15,8 +15,8 @@ from tqcli.checkpoint.journal import JOURNAL_NAME, Journal, read_begun
 from tqcli.checkpoint.sidecars import CONFIG_NAME, INDEX_NAME, sidecars
 from tqcli.checkpoint.storage import LocalFolder
 from tqcli.checkpoint.writer import PARTIAL_SUFFIX, disk_errors
-from tqcli.documents import RECIPE_NAME, TQ_CONFIG_NAME
 from tqcli.errors import InputError, MachineError
+from tqcli.formats.native import RECIPE_NAME, TQ_CONFIG_NAME
 from tqcli.plan import Plan
 from tqcli.version import __version__
 

@@ -13,9 +13,9 @@ from tqcli.checkpoint.header import TensorInfo
 from tqcli.checkpoint.json_object import parse_object
 from tqcli.checkpoint.reader import Checkpoint
 from tqcli.checkpoint.shards import read_bounded
-from tqcli.documents import FORMAT_VERSION, TQ_CONFIG_NAME
 from tqcli.errors import InputError
-from tqcli.formats.tq import NORMS, PACKED, Tq
+from tqcli.formats.native import FORMAT_VERSION, NORMS, PACKED, TQ_CONFIG_NAME
+from tqcli.formats.tq import Tq
 
 
 @dataclass(frozen=True)

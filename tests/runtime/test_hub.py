@@ -10,8 +10,8 @@ from transformers import AutoModelForCausalLM
 
 import tqcli
 from tqcli.errors import InputError, MachineError
+from tqcli.formats.native import TQ_CONFIG_NAME
 from tqcli.runtime.transformers.modules import TqLinear
-from tqcli.runtime.transformers.source import TQ_CONFIG
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ def test_a_revision(hub, published, sources, tmp_path):
 def test_a_plain_model_costs_one_look_up(hub, sources, tmp_path):
     name = publish(hub, sources["llama"])
     load(name, tmp_path)
-    assert len([path for _, path, _ in hub.requests if name in path and path.endswith(TQ_CONFIG)]) == 1
+    assert len([path for _, path, _ in hub.requests if name in path and path.endswith(TQ_CONFIG_NAME)]) == 1
 
 
 @pytest.mark.parametrize("folder", ["sources", "published"])
@@ -85,7 +85,7 @@ def test_the_cache_lacks_tq_config(hub, published, tmp_path):
     """As after a download by something that did not know of it: no guess, and no random weights."""
     name = publish(hub, published["llama"])
     load(name, tmp_path)
-    for path in (tmp_path / "cache").rglob(TQ_CONFIG):
+    for path in (tmp_path / "cache").rglob(TQ_CONFIG_NAME):
         path.unlink()
     with pytest.raises(InputError, match="tq_packed"):
         load(name, tmp_path, local_files_only=True)

@@ -16,10 +16,7 @@ from tq_kernels.types import FloatDtype
 from tqcli.checkpoint.stored import Shape, Stored
 from tqcli.codec.turboquant import bytes_per_group, groups, tables
 from tqcli.formats.base import as_matrix
-
-PACKED = ".tq_packed"
-NORMS = ".tq_norms"
-USUAL_SEED = 42
+from tqcli.formats.native import NORMS, PACKED, USUAL_SEED
 
 
 class Tq(BaseModel):

@@ -18,8 +18,9 @@ from tqcli.checkpoint.stored import Stored
 from tqcli.checkpoint.writer import ShardWriter, lay_out_shards, write_atomically
 from tqcli.codec.floats import as_elements, is_float_dtype, widen
 from tqcli.comparison import decode_rows
-from tqcli.documents import RECIPE_NAME, TQ_CONFIG_NAME, to_json
+from tqcli.documents import to_json
 from tqcli.errors import InputError
+from tqcli.formats.native import RECIPE_NAME, TQ_CONFIG_NAME
 from tqcli.packed import PackedTensor, packed_tensors, read_tq_config
 
 _CHUNK_WEIGHTS = 2 << 20

@@ -10,11 +10,8 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from tqcli.codec.turboquant import BITS, GROUP_SIZES, MAX_SEED
 from tqcli.errors import InputError
+from tqcli.formats.native import FORMAT_VERSION, QUANT_METHOD, USUAL_SEED
 from tqcli.runtime.transformers.geometry import Geometry
-from tqcli.runtime.transformers.register import METHOD
-
-FORMAT_VERSION = 1
-DEFAULT_SEED = 42
 
 _FIELDS = (
     "bits",
@@ -43,7 +40,7 @@ class TqConfig(QuantizationConfigMixin):  # type: ignore[misc]
         self,
         bits: int = 3,
         group_size: int = 128,
-        seed: int = DEFAULT_SEED,
+        seed: int = USUAL_SEED,
         scale: Literal["norm", "search"] = "search",
         modules_to_not_convert: Sequence[str] | None = None,
         *,
@@ -51,7 +48,7 @@ class TqConfig(QuantizationConfigMixin):  # type: ignore[misc]
         format_version: int | None = FORMAT_VERSION,
         tool: str | None = None,
     ) -> None:
-        self.quant_method = METHOD
+        self.quant_method = QUANT_METHOD
         self.default = _geometry({"bits": bits, "group_size": group_size, "seed": seed}, "quantization_config")
         self.scale = _one_of("scale", scale, _SCALES)
         self.modules_to_not_convert = _names(modules_to_not_convert)
@@ -62,8 +59,8 @@ class TqConfig(QuantizationConfigMixin):  # type: ignore[misc]
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], return_unused_kwargs: bool = False, **kwargs: Any) -> Any:
         """From a section of config.json; keys that are not ours (of published checkpoints) are left aside."""
-        if config_dict.get("quant_method") != METHOD:
-            raise InputError(f"quantization_config is not of the method `{METHOD}`")
+        if config_dict.get("quant_method") != QUANT_METHOD:
+            raise InputError(f"quantization_config is not of the method `{QUANT_METHOD}`")
         fields = {key: config_dict[key] for key in _FIELDS if key in config_dict}
         config = cls(**{"format_version": None, **fields})
         return (config, kwargs) if return_unused_kwargs else config
@@ -97,7 +94,7 @@ class TqConfig(QuantizationConfigMixin):  # type: ignore[misc]
 
         tensors = {name: geometry.as_dict() for name, geometry in self.tensors.items()}
         return {
-            "quant_method": METHOD,
+            "quant_method": QUANT_METHOD,
             "format_version": FORMAT_VERSION,
             **self.default.as_dict(),
             "tensors": tensors,

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 from transformers.core_model_loading import MergeModulelist, SplitModulelist, WeightConverter
 
-from tqcli.runtime.transformers.headers import NORMS, PACKED
+from tqcli.formats.native import NORMS, PACKED
 from tqcli.runtime.transformers.operations import DecodePacked, Plain
 
 

@@ -12,8 +12,8 @@ from torch.nn import functional
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
 from tqcli.errors import InputError
+from tqcli.formats.native import QUANT_METHOD
 from tqcli.runtime.transformers.hooks import in_place
-from tqcli.runtime.transformers.register import METHOD
 
 PROJECTIONS = ("gate_up_proj", "down_proj")
 
@@ -63,7 +63,7 @@ def use(model: Any, packed: Iterable[str]) -> None:
     for module in model.modules():
         config = getattr(module, "config", None)
         if hasattr(type(module), "_apply_gate") and config is not None:
-            config._experts_implementation = METHOD  # noqa: SLF001  # transformers' own switch
+            config._experts_implementation = QUANT_METHOD  # noqa: SLF001  # transformers' own switch
 
 
 def stop_using(model: Any) -> None:
@@ -74,4 +74,4 @@ def stop_using(model: Any) -> None:
 
 def install() -> None:
     """Make the function known to transformers under the name of the method."""
-    ALL_EXPERTS_FUNCTIONS.register(METHOD, experts_forward)
+    ALL_EXPERTS_FUNCTIONS.register(QUANT_METHOD, experts_forward)

@@ -10,9 +10,7 @@ from pathlib import Path
 
 from tqcli.checkpoint.header import PREFIX_BYTES, TensorInfo, header_bytes, parse_header
 from tqcli.errors import InputError, MachineError, TqError
-
-PACKED = ".tq_packed"
-NORMS = ".tq_norms"
+from tqcli.formats.native import NORMS, PACKED
 
 
 @dataclass(frozen=True)

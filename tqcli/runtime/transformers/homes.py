@@ -10,10 +10,11 @@ from math import prod
 
 from tqcli.checkpoint.header import TensorInfo
 from tqcli.errors import InputError
+from tqcli.formats.native import NORMS, PACKED
 from tqcli.runtime.transformers.config import TqConfig
 from tqcli.runtime.transformers.expected import wrong_shape
 from tqcli.runtime.transformers.geometry import Geometry, geometry_of
-from tqcli.runtime.transformers.headers import NORMS, PACKED, Pair
+from tqcli.runtime.transformers.headers import Pair
 from tqcli.runtime.transformers.names import Names, Target
 
 

@@ -18,7 +18,7 @@ from transformers.core_model_loading import (
     rename_source_key,
 )
 
-from tqcli.runtime.transformers.headers import NORMS, PACKED
+from tqcli.formats.native import NORMS, PACKED
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,8 @@ from tq_kernels.tensors import decode_tensor, encode_tensor
 from transformers.core_model_loading import ConversionOps
 
 from tqcli.errors import InputError
+from tqcli.formats.native import NORMS, PACKED
 from tqcli.runtime.transformers.geometry import Geometry
-from tqcli.runtime.transformers.headers import NORMS, PACKED
-from tqcli.runtime.transformers.register import METHOD
 from tqcli.runtime.transformers.weight import TqWeight
 
 # Rows are encoded this many bytes at a time, so that a parameter of a gigabyte needs no second gigabyte.
@@ -103,7 +102,7 @@ def encode(weight: Tensor, geometry: Geometry, scale: Any, name: str) -> tuple[T
         try:
             some_codes, some_norms = encode_tensor(chunk, tables, scale=scale, threads=max(1, torch.get_num_threads()))
         except NonFiniteWeight as error:
-            raise InputError(f"`{name}` cannot be compressed to {METHOD}", why=f"from row {start}: {error}") from error
+            raise InputError(f"`{name}` cannot be compressed", why=f"from row {start}: {error}") from error
         codes[start * count : start * count + len(some_codes)] = some_codes
         norms[start : start + len(chunk)] = some_norms
     return codes, norms

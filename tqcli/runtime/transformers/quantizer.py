@@ -11,6 +11,7 @@ from transformers.quantizers import HfQuantizer
 from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING, AUTO_QUANTIZER_MAPPING
 
 from tqcli.errors import InputError
+from tqcli.formats.native import QUANT_METHOD
 from tqcli.runtime.transformers import experts, saving, swap
 from tqcli.runtime.transformers.config import TqConfig
 from tqcli.runtime.transformers.conversions import decoding, for_saving
@@ -20,7 +21,6 @@ from tqcli.runtime.transformers.homes import Home, check_plain, find_homes, plac
 from tqcli.runtime.transformers.hooks import keep_offloaded_dtypes
 from tqcli.runtime.transformers.names import Names, unsuffixed_renamings
 from tqcli.runtime.transformers.operations import DecodePacked, EncodeOnLoad, Plain
-from tqcli.runtime.transformers.register import METHOD
 from tqcli.runtime.transformers.selection import Selection, select
 from tqcli.runtime.transformers.watch import check_watched, watch
 from tqcli.runtime.transformers.weight import TqWeight, stored_shapes
@@ -166,7 +166,7 @@ def _safetensors(files: Any) -> list[str]:
     return found
 
 
-AUTO_QUANTIZATION_CONFIG_MAPPING[METHOD] = TqConfig
-AUTO_QUANTIZER_MAPPING[METHOD] = TqHfQuantizer
+AUTO_QUANTIZATION_CONFIG_MAPPING[QUANT_METHOD] = TqConfig
+AUTO_QUANTIZER_MAPPING[QUANT_METHOD] = TqHfQuantizer
 experts.install()
 saving.install()

@@ -14,7 +14,8 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
-METHOD = "turboquant"
+from tqcli.formats.native import QUANT_METHOD
+
 AUTO = "transformers.quantizers.auto"
 MODELING = "transformers.modeling_utils"
 
@@ -60,8 +61,8 @@ def _source() -> ModuleType:
 
 
 def _prepare_auto(auto: ModuleType) -> None:
-    auto.AUTO_QUANTIZATION_CONFIG_MAPPING.setdefault(METHOD, LazyConfig)
-    auto.AUTO_QUANTIZER_MAPPING.setdefault(METHOD, lazy_quantizer)
+    auto.AUTO_QUANTIZATION_CONFIG_MAPPING.setdefault(QUANT_METHOD, LazyConfig)
+    auto.AUTO_QUANTIZER_MAPPING.setdefault(QUANT_METHOD, lazy_quantizer)
     _wrap(auto, "get_hf_quantizer", _claiming)
 
 

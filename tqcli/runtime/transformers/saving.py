@@ -15,10 +15,9 @@ from transformers.core_model_loading import WeightConverter, WeightRenaming, ren
 from transformers.modeling_utils import PreTrainedModel
 
 from tqcli.errors import InputError
-from tqcli.runtime.transformers.config import FORMAT_VERSION, TqConfig
-from tqcli.runtime.transformers.headers import PACKED, Pair, pairs, read_headers
-from tqcli.runtime.transformers.register import METHOD
-from tqcli.runtime.transformers.source import GUARD, NATIVE, TQ_CONFIG
+from tqcli.formats.native import FORMAT_VERSION, GUARD, NATIVE_FORMAT, PACKED, QUANT_METHOD, TQ_CONFIG_NAME
+from tqcli.runtime.transformers.config import TqConfig
+from tqcli.runtime.transformers.headers import Pair, pairs, read_headers
 from tqcli.runtime.transformers.swap import packed_weights
 
 
@@ -53,7 +52,7 @@ def _complete(model: Any, config: TqConfig, folder: Path) -> None:
     weights = _weights_by_saved_name(model, saved)
     geometries = {name: weight.geometry for name, weight in weights.items()}
     content = {
-        "format": NATIVE,
+        "format": NATIVE_FORMAT,
         "format_version": FORMAT_VERSION,
         "bits": config.bits,
         "group_size": config.group_size,
@@ -65,7 +64,7 @@ def _complete(model: Any, config: TqConfig, folder: Path) -> None:
         },
         "tensors": {name: geometry.as_dict() for name, geometry in geometries.items()},
     }
-    _write(folder / TQ_CONFIG, content)
+    _write(folder / TQ_CONFIG_NAME, content)
     config_file = folder / "config.json"
     section = json.loads(config_file.read_text("utf-8"))
     section["transformers_weights"] = GUARD
@@ -86,7 +85,7 @@ def _weights_by_saved_name(model: Any, saved: list[Pair]) -> dict[str, Any]:
         renamed, _ = rename_source_key(pair.name + PACKED, renamings, converters, model.base_model_prefix, state)
         weight = weights.get(renamed.removesuffix(PACKED))
         if weight is None:
-            raise InputError(f"`{pair.name}` was saved, but belongs to no {METHOD} weight of the model")
+            raise InputError(f"`{pair.name}` was saved, but belongs to no {QUANT_METHOD} weight of the model")
         found[pair.name] = weight
     return found
 

@@ -16,12 +16,8 @@ from transformers.utils import cached_file
 
 from tqcli.checkpoint.json_object import parse_object
 from tqcli.errors import InputError
+from tqcli.formats.native import GUARD, NATIVE_FORMAT, QUANT_METHOD, TQ_CONFIG_NAME, USUAL_SEED
 from tqcli.runtime.transformers.headers import find_packed
-from tqcli.runtime.transformers.register import METHOD
-
-TQ_CONFIG = "tq_config.json"
-NATIVE = "tq3_native"
-GUARD = "REQUIRES__pip_install_tqcli__then__import_tqcli.safetensors"
 
 # A map of every tensor of the largest models takes a few MB.
 _MAX_BYTES = 64 << 20
@@ -71,7 +67,7 @@ def claim(config: Any) -> None:
         section = _beside(load, config)
         if section is not None:
             config.quantization_config = section
-    if section is None or _method(section) != METHOD:
+    if section is None or _method(section) != QUANT_METHOD:
         return
     if load is not None:
         load.claimed = True
@@ -88,8 +84,8 @@ def refuse_unclaimed(files: Any) -> None:
     if name is not None:
         raise InputError(
             f"`{load.name}` holds packed tensors, such as `{name}`, but nothing that says how to read them",
-            why=f"config.json has no quantization_config, and {TQ_CONFIG} is not there",
-            fix=f"put {TQ_CONFIG} beside config.json",
+            why=f"config.json has no quantization_config, and {TQ_CONFIG_NAME} is not there",
+            fix=f"put {TQ_CONFIG_NAME} beside config.json",
         )
 
 
@@ -106,13 +102,13 @@ def _method(section: Any) -> Any:
 
 def _beside(load: _Load, config: Any) -> dict[str, Any] | None:
     """The section of tq_config.json, or else of the config.json on disk, which `config` may be only a part of."""
-    content = _read(load, config, TQ_CONFIG)
+    content = _read(load, config, TQ_CONFIG_NAME)
     if content is not None:
         return section_of(content)
     if not _is_folder(load) and getattr(config, "transformers_weights", None) != GUARD:
         return None
     section = (_read(load, config, "config.json") or {}).get("quantization_config")
-    return section if isinstance(section, dict) and section.get("quant_method") == METHOD else None
+    return section if isinstance(section, dict) and section.get("quant_method") == QUANT_METHOD else None
 
 
 def _read(load: _Load, config: Any, file: str) -> dict[str, Any] | None:
@@ -153,9 +149,9 @@ def _find(load: _Load, config: Any, file: str) -> Path | None:
 def section_of(content: Mapping[str, Any]) -> dict[str, Any]:
     """The `quantization_config` that a tq_config.json stands for. Raises InputError for an unknown kind."""
     kind = content.get("format")
-    if kind != NATIVE:
-        raise InputError(f"{TQ_CONFIG} is of the format `{kind}`", why=f"only `{NATIVE}` is known")
-    section = {"quant_method": METHOD, "seed": content.get("quantizer_seed", 42)}
+    if kind != NATIVE_FORMAT:
+        raise InputError(f"{TQ_CONFIG_NAME} is of the format `{kind}`", why=f"only `{NATIVE_FORMAT}` is known")
+    section = {"quant_method": QUANT_METHOD, "seed": content.get("quantizer_seed", USUAL_SEED)}
     for key in ("bits", "group_size", "format_version"):
         if key in content:
             section[key] = content[key]
