@@ -231,12 +231,40 @@ class TestOutputFolder:
         succeed("convert", "model", "out", "-r", "tq4", "--shard-size", "60KB")
         before = hashes(Path("out"))
         assert refused_whole("model", "out") == (
-            "error: `out` holds a converted checkpoint\n  fix: --overwrite, or another folder\n"
+            "error: `out` holds another converted checkpoint\n  fix: --overwrite, or another folder\n"
         )
         assert hashes(Path("out")) == before
         succeed("convert", "model", "out", "--overwrite")
         succeed("convert", "model", "fresh")
         assert hashes(Path("out")) == hashes(Path("fresh"))
+
+    def test_the_same_conversion_again_is_only_verified(self, model):
+        succeed("convert", "model", "out")
+        before = {path: path.stat().st_mtime_ns for path in Path("out").rglob("*")}
+        assert "found    out" in succeed("convert", "model", "out").stdout
+        assert {path: path.stat().st_mtime_ns for path in Path("out").rglob("*")} == before
+
+    @pytest.mark.parametrize("more", [("-r", "tq4"), ("--set", "seed=7"), ("--shard-size", "60KB")])
+    def test_another_conversion_is_not_the_same(self, model, more):
+        succeed("convert", "model", "out")
+        assert "holds another converted checkpoint" in refused_whole("model", "out", *more)
+
+    @pytest.mark.parametrize("name", ["config.json", "tq_config.json", "tq_recipe.toml"])
+    def test_one_with_changed_documents_is_not_the_same(self, model, name):
+        succeed("convert", "model", "out")
+        path = Path("out", name)
+        path.write_text(path.read_text().replace("3", "4"))
+        assert "holds another converted checkpoint" in refused_whole("model", "out")
+
+    def test_the_same_conversion_damaged_since(self, model):
+        succeed("convert", "model", "out")
+        shard = Path("out/model.safetensors")
+        shard.write_bytes(shard.read_bytes()[:-1] + b"\xff")
+        result = tq("convert", "model", "out")
+        assert result.code == 1
+        assert "error: `out` was converted, but is no longer right\n  why: " in result.stderr
+        assert "fix: --overwrite" in result.stderr
+        assert shard.exists()
 
     @pytest.mark.parametrize("name", ["notes.txt", "figures/mine.svg", "model-mine.safetensors", ".git/HEAD"])
     @pytest.mark.parametrize("more", [(), ("--overwrite",)])

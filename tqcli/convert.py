@@ -16,14 +16,13 @@ import numpy as np
 import tq_kernels
 from numpy.typing import NDArray
 
-from tqcli import documents
 from tqcli.checkpoint.journal import FinishedShard, Journal
-from tqcli.checkpoint.sidecars import CONFIG_NAME, INDEX_NAME, copy_sidecar, same_bytes, sidecars
+from tqcli.checkpoint.sidecars import CONFIG_NAME, copy_sidecar, same_bytes, sidecars
 from tqcli.checkpoint.writer import ShardLayout, ShardWriter, disk_errors, write_atomically
 from tqcli.codec.floats import as_elements, is_float_dtype, widen
 from tqcli.comparison import checked_error
+from tqcli.documents import all_documents
 from tqcli.errors import MachineError
-from tqcli.formats.native import RECIPE_NAME, TQ_CONFIG_NAME
 from tqcli.pieces import Piece, PieceEncoder, pieces
 from tqcli.plan import Decision, Plan
 
@@ -168,9 +167,5 @@ def _write_documents(plan: Plan, folder: Path, sha256: dict[str, str]) -> None:
     for name in copied:
         if not same_bytes(storage, name, folder / name):
             copy_sidecar(storage, name, folder)
-    write_atomically(folder / RECIPE_NAME, documents.recipe_toml(plan.recipe.to_flat()))
-    index = documents.index_json(plan)
-    if index is not None:
-        write_atomically(folder / INDEX_NAME, index)
-    write_atomically(folder / TQ_CONFIG_NAME, documents.tq_config_json(plan, sha256, copied))
-    write_atomically(folder / CONFIG_NAME, documents.config_json(plan))
+    for name, content in all_documents(plan, sha256, copied).items():
+        write_atomically(folder / name, content)

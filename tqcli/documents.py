@@ -8,10 +8,33 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tqcli.formats.native import FORMAT_VERSION, GUARD, NATIVE_FORMAT, QUANT_METHOD, USUAL_SEED
+from tqcli.checkpoint.sidecars import CONFIG_NAME, INDEX_NAME
+from tqcli.formats.native import (
+    FORMAT_VERSION,
+    GUARD,
+    NATIVE_FORMAT,
+    QUANT_METHOD,
+    RECIPE_NAME,
+    TQ_CONFIG_NAME,
+    USUAL_SEED,
+)
 from tqcli.formats.tq import Tq
 from tqcli.plan import Decision, Plan
 from tqcli.version import __version__
+
+
+def all_documents(plan: Plan, sha256: Mapping[str, str], files: Sequence[str]) -> dict[str, bytes]:
+    """Name -> content, in the order of writing: config.json last, without which no reader takes a folder for whole.
+
+    sha256: stored tensor -> hex digest; files: the side files copied. Raises KeyError where a tensor has no digest.
+    """
+    index = index_json(plan)
+    return {
+        RECIPE_NAME: recipe_toml(plan.recipe.to_flat()),
+        **({INDEX_NAME: index} if index is not None else {}),
+        TQ_CONFIG_NAME: tq_config_json(plan, sha256, files),
+        CONFIG_NAME: config_json(plan),
+    }
 
 
 def config_json(plan: Plan) -> bytes:

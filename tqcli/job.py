@@ -49,6 +49,14 @@ class Job:
     shard_bytes: int = DEFAULT_SHARD_BYTES
 
 
+@dataclass(frozen=True)
+class Done:
+    """A folder that is whole and verified. written: False where it was so before."""
+
+    report: Report
+    written: bool
+
+
 def plan_job(job: Job) -> Plan:
     """Read headers and decide. Raises InputError before anything large is fetched."""
     recipe: Recipe = load_recipe(job.recipe, job.changes)
@@ -111,24 +119,40 @@ def run_job(
     stream: bool,
     every_row: bool,
     progress: Progress,
-) -> Report:
-    """Convert and verify. Raises InputError, MachineError, or CheckFailed where the written folder is not right."""
-    check(plan, folder, overwrite=overwrite)
+) -> Done:
+    """Convert and verify; where the same conversion ended here before, verify alone.
+
+    Raises InputError, MachineError, or CheckFailed where the folder is not right.
+    """
+    if check(plan, folder, overwrite=overwrite):
+        return Done(_verify_again(plan, folder, every_row=every_row, workers=workers), written=False)
     check_disk(plan, folder)
     plan = plan if stream else _on_this_machine(plan)
     preflight(plan)
-    # A streamed source is not on this machine: reading it twice would cost as much as the conversion.
-    source = plan.source if isinstance(plan.source.storage, LocalFolder) else None
     with claim(plan, folder, overwrite=overwrite) as journal:
         convert(plan, folder, journal, workers=workers, progress=progress)
         try:
-            report = verify_folder(folder, source, every_row=every_row, workers=workers)
+            report = verify_folder(folder, _local(plan), every_row=every_row, workers=workers)
         except (CheckFailed, InputError) as error:
             give_up(folder, journal)
             fix = f"`{folder}` is left unfinished; the same command starts over"
             raise CheckFailed(error.what, why=error.why, fix=fix) from error
         journal.remove()
-    return report
+    return Done(report, written=True)
+
+
+def _verify_again(plan: Plan, folder: Path, *, every_row: bool, workers: int) -> Report:
+    try:
+        return verify_folder(folder, _local(plan), every_row=every_row, workers=workers)
+    except (CheckFailed, InputError) as error:
+        why = "; ".join(part for part in (error.what, error.why) if part)
+        what = f"`{folder}` was converted, but is no longer right"
+        raise CheckFailed(what, why=why, fix="--overwrite") from error
+
+
+def _local(plan: Plan) -> Checkpoint | None:
+    """The source to compare with. One on the Hub is not read again: that would cost as much as the conversion."""
+    return plan.source if isinstance(plan.source.storage, LocalFolder) else None
 
 
 def verify_folder(folder: Path, source: Checkpoint | None, *, every_row: bool, workers: int) -> Report:

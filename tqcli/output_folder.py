@@ -1,5 +1,6 @@
 """Who may write into the output folder: a new run, the same run resumed, or `--overwrite` over what tq wrote.
 
+Where the same run has ended already there is nothing to write.
 A folder that holds anything that tq did not write is never touched.
 """
 
@@ -16,6 +17,7 @@ from tqcli.checkpoint.sidecars import CONFIG_NAME, INDEX_NAME, sidecars
 from tqcli.checkpoint.storage import LocalFolder
 from tqcli.checkpoint.writer import PARTIAL_SUFFIX, disk_errors
 from tqcli.errors import InputError, MachineError
+from tqcli.finished import is_finished
 from tqcli.formats.native import RECIPE_NAME, TQ_CONFIG_NAME
 from tqcli.plan import Plan
 from tqcli.version import __version__
@@ -30,10 +32,11 @@ _MAX_SHOWN = 60
 def claim(plan: Plan, folder: Path, *, overwrite: bool) -> Iterator[Journal]:
     """Check the folder, make it if need be, and hold its journal for this plan.
 
-    Raises InputError where the folder holds something else or another conversion, MachineError where a second
-    process works in it.
+    Raises InputError where the folder holds something else or a whole conversion, MachineError where a second process
+    works in it.
     """
-    check(plan, folder, overwrite=overwrite)
+    if check(plan, folder, overwrite=overwrite):
+        raise _converted(folder)
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     known = _known_files(folder)
@@ -45,17 +48,17 @@ def claim(plan: Plan, folder: Path, *, overwrite: bool) -> Iterator[Journal]:
         yield journal
 
 
-def check(plan: Plan, folder: Path, *, overwrite: bool) -> None:
-    """The same questions as `claim`, without writing anything."""
+def check(plan: Plan, folder: Path, *, overwrite: bool) -> bool:
+    """The same questions as `claim`, without writing anything. True: what is wanted is there, finished."""
     _check_apart(plan, folder)
     _check_writable(folder)
     with disk_errors(folder):
         if not folder.exists():
-            return
+            return False
         if not folder.is_dir():
             raise InputError(f"`{folder}` is a file", fix="name a folder")
         if not any(folder.iterdir()):
-            return
+            return False
     known = _known_files(folder)
     foreign = next(_foreign(folder, known), None)
     if foreign is not None:
@@ -63,11 +66,18 @@ def check(plan: Plan, folder: Path, *, overwrite: bool) -> None:
         raise InputError(what, why=f"tq did not write `{foreign}`", fix="choose another folder")
     begun = read_begun(folder)
     if overwrite:
-        return
+        return False
     if begun is None:
-        raise InputError(f"`{folder}` holds a converted checkpoint", fix=_ANOTHER)
+        if is_finished(plan, folder):
+            return True
+        raise _converted(folder)
     if begun:
         _check_same(folder, begun, _begun(plan))
+    return False
+
+
+def _converted(folder: Path) -> InputError:
+    return InputError(f"`{folder}` holds another converted checkpoint", fix=_ANOTHER)
 
 
 def _check_apart(plan: Plan, folder: Path) -> None:

@@ -32,7 +32,7 @@ def contents(folder):
 @pytest.mark.parametrize("stream", [False, True], ids=["downloaded", "streamed"])
 def test_a_hub_model_gives_the_bytes_of_the_same_folder(tiny, tmp_path, stream):
     convert(FIXTURE, tmp_path / "local")
-    report = convert("org/tiny", tmp_path / "out", stream=stream)
+    report = convert("org/tiny", tmp_path / "out", stream=stream).report
 
     local, out = contents(tmp_path / "local"), contents(tmp_path / "out")
     here, there = (json.loads(files.pop("tq_config.json")) for files in (local, out))

@@ -10,6 +10,7 @@ from tqcli.cli.out import Out, OutputFormat, command, count, shards, size
 from tqcli.errors import InputError
 
 if TYPE_CHECKING:
+    from tqcli.job import Done
     from tqcli.plan import Plan
     from tqcli.plan_summary import PlanRow
     from tqcli.verify import Report
@@ -43,7 +44,8 @@ def convert_command(
 ) -> None:
     """Convert a checkpoint with a recipe, then verify the result.
 
-    An interrupted conversion goes on when the same command is run again.
+    An interrupted conversion goes on when the same command is run again; a
+    finished one is only verified.
 
     Examples:
 
@@ -84,7 +86,7 @@ def _convert(
     if output is None:
         raise InputError("where to?", fix="`tq convert MODEL OUT`, or `--dry-run`")
     with progress_bar(out, plan) as progress:
-        report = job.run_job(
+        done = job.run_job(
             plan,
             output,
             workers=threads,
@@ -93,8 +95,9 @@ def _convert(
             every_row=verify_all,
             progress=progress,
         )
-    _print_report(out, plan, report, output)
-    out.result(_plan_data(plan, recipe) | {"output": str(output), "verified": report_data(report)}, str(output))
+    _print_done(out, plan, done, output)
+    ending = {"output": str(output), "written": done.written, "verified": report_data(done.report)}
+    out.result(_plan_data(plan, recipe) | ending, str(output))
 
 
 def _print_plan(out: Out, plan: "Plan", recipe: str, output: Path | None, memory: int) -> None:
@@ -156,10 +159,11 @@ def _note_left_out(out: Out, plan: "Plan") -> None:
         out.note(f"note: `{name}` is not copied: {reason}")
 
 
-def _print_report(out: Out, plan: "Plan", report: "Report", output: Path) -> None:
+def _print_done(out: Out, plan: "Plan", done: "Done", output: Path) -> None:
     out.line()
-    out.line(f"wrote    {output}   {size(plan.file_bytes)} in {shards(len(plan.shards))}")
-    print_checked(out, report)
+    here = "wrote    " if done.written else "found    "
+    out.line(f"{here}{output}   {size(plan.file_bytes)} in {shards(len(plan.shards))}")
+    print_checked(out, done.report)
     out.line(f"next     tq inspect {output}")
 
 
