@@ -34,7 +34,7 @@ def _run(prepare: Callable[[ModuleType], None], module: ModuleType) -> None:
     try:
         prepare(module)
     except (AttributeError, KeyError) as error:
-        why = f"`{module.__name__}` is not as it was from 5.5 to 5.23: {error}"
+        why = f"`{module.__name__}` is not as it was from 5.5 to 5.24: {error}"
         raise ImportError(f"this version of transformers is not known to tqcli: {why}") from error
 
 
