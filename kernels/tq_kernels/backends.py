@@ -17,8 +17,10 @@ _NATIVE: dict[str, BackendName] = {
     "neon": "cpu-neon",
     "portable": "cpu-portable",
 }
+# Decoding on AVX2 is at the lower end, encoding with a searched scale on AVX-512 at the upper: docs/measurements.md.
+_SLOWER = "20 to 250 times slower"
 _NO_LIBRARY = (
-    "no compiled kernels in this installation: encoding and decoding run in torch, fifty to a hundred times slower; "
+    f"no compiled kernels in this installation: encoding and decoding run in torch, {_SLOWER}; "
     "install a C++17 compiler (g++ or clang++) and reinstall the package"
 )
 
@@ -51,7 +53,7 @@ def _select(wanted: str) -> tuple[Backend, Library | None]:
         choices = ", ".join(["reference", *_NATIVE])
         raise KernelsUnavailable(f"`{VARIABLE}={wanted}` is not known; choose one of {choices}")
     if wanted == "reference":
-        return Backend("reference", f"`{VARIABLE}=reference` asks for it; fifty to a hundred times slower"), None
+        return Backend("reference", f"`{VARIABLE}=reference` asks for it; {_SLOWER}"), None
     library = load_library()
     if library is None:
         if wanted:
