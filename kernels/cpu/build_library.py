@@ -11,19 +11,22 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 SOURCES = Path(__file__).resolve().parent
 LIBRARY = SOURCES.parent / "tq_kernels" / "_cpu.so"
 
 _FLAGS = ("-std=c++17", "-O2", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-fno-math-errno")
-_COMMON = ("tq_cpu", "constants", "finite", "kernels_portable")
 _AVX2 = ("-mavx2", "-mfma", "-mf16c")
 _AVX512 = (*_AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl")
-_SPECIAL: dict[str, dict[str, tuple[str, ...]]] = {
-    "x86_64": {"kernels_avx2": _AVX2, "kernels_avx512": _AVX512},
-    "aarch64": {"kernels_neon": ()},
+# Instruction set -> flags, for each kind of machine.
+_SETS: dict[str, dict[str, tuple[str, ...]]] = {
+    "x86_64": {"portable": (), "avx2": _AVX2, "avx512": _AVX512},
+    "aarch64": {"portable": (), "neon": ()},
 }
+# Families whose loops compilers vectorise: one source, compiled for each instruction set. The name ends so.
+_FAMILY = "_kernels"
 _MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
 
 
@@ -53,18 +56,29 @@ def find_compiler() -> list[str]:
 
 
 def _compile(compiler: list[str], folder: Path) -> list[Path]:
-    machine = platform.machine().lower()
-    special = _SPECIAL.get(_MACHINES.get(machine, machine), {})
     objects = []
     running = []
-    for name in (*special, *_COMMON):
-        target = folder / f"{name}.o"
-        flags = [*_FLAGS, *special.get(name, ())]
-        running.append(_start([*compiler, *flags, "-c", str(SOURCES / f"{name}.cpp"), "-o", str(target)]))
-        objects.append(target)
+    for target, source, flags in _units():
+        output = folder / f"{target}.o"
+        running.append(_start([*compiler, *_FLAGS, *flags, "-c", str(source), "-o", str(output)]))
+        objects.append(output)
     for process in running:
         _wait(process)
     return objects
+
+
+def _units() -> Iterator[tuple[str, Path, tuple[str, ...]]]:
+    """(name, source, further flags) of each translation unit, the slowest to compile first."""
+    machine = platform.machine().lower()
+    sets = _SETS.get(_MACHINES.get(machine, machine), {"portable": ()})
+    for name, flags in reversed(sets.items()):
+        yield f"kernels_{name}", SOURCES / f"kernels_{name}.cpp", flags
+    for source in sorted(SOURCES.glob("*.cpp")):
+        if source.stem.endswith(_FAMILY):
+            for name, flags in sets.items():
+                yield f"{source.stem}_{name}", source, ("-O3", f"-DTQ_SET={name}", *flags)
+        elif not source.stem.startswith("kernels_"):
+            yield source.stem, source, ()
 
 
 def _start(command: list[str]) -> subprocess.Popen[str]:

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "constants.h"
+#include "dispatch.h"
 #include "floating_point.h"
 #include "kernels.h"
 
@@ -16,23 +17,6 @@ namespace tq {
 namespace {
 
 constexpr int64_t kGrain = 64;  // groups; a multiple of every instruction set's batch
-
-bool machine_has(int32_t instruction_set) {
-  if (instruction_set == TQ_PORTABLE) return true;
-#if defined(__x86_64__)
-  __builtin_cpu_init();
-  if (instruction_set == TQ_AVX2) {
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
-  }
-  if (instruction_set == TQ_AVX512) {
-    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-  }
-#elif defined(__aarch64__)
-  if (instruction_set == TQ_NEON) return true;
-#endif
-  return false;
-}
 
 const Kernels* kernels_for(int32_t instruction_set) {
   if (!machine_has(instruction_set)) return nullptr;
@@ -85,7 +69,7 @@ void share(int64_t count, int32_t threads, Work work) {
 }  // namespace
 }  // namespace tq
 
-int32_t tq_interface() { return 1; }
+int32_t tq_interface() { return 2; }
 
 int32_t tq_has(int32_t instruction_set) { return tq::machine_has(instruction_set); }
 

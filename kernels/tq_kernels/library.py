@@ -1,18 +1,20 @@
 """The native library: where it lies, how its functions are called. A library that is there but does not load raises."""
 
 import ctypes
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tq_kernels.types import FloatDtype, NonFiniteWeight, Scale, TqTables
 
-INTERFACE = 1
+INTERFACE = 2
 _INSTRUCTION_SETS = {"portable": 0, "avx2": 1, "avx512": 2, "neon": 3}
-_DTYPES: dict[FloatDtype, int] = {"BF16": 0, "F16": 1, "F32": 2}
+DTYPES: dict[FloatDtype, int] = {"BF16": 0, "F16": 1, "F32": 2}
 _SCALES: dict[Scale, int] = {"norm": 0, "search": 1}
 _OK, _NON_FINITE = 0, 1
 
@@ -54,6 +56,13 @@ class Library:
         """The same library with another instruction set."""
         return replace(self, instruction_set=_INSTRUCTION_SETS[name])
 
+    def function(self, name: str, *argtypes: Any) -> Callable[..., int]:
+        """A family's C function, which returns a TqStatus; give what it returns to `check`."""
+        function = self.handle[name]
+        function.argtypes, function.restype = argtypes, ctypes.c_int32
+        found: Callable[..., int] = function
+        return found
+
     def encode(
         self,
         weight: int,
@@ -71,7 +80,7 @@ class Library:
         status = self.handle.tq_encode(
             ctypes.byref(_Tables.of(tables)),
             self.instruction_set,
-            _DTYPES[dtype],
+            DTYPES[dtype],
             _SCALES[scale],
             weight,
             shape[0],
@@ -81,9 +90,7 @@ class Library:
             threads,
             ctypes.byref(row),
         )
-        if status == _NON_FINITE:
-            raise NonFiniteWeight(row.value)
-        _check(status)
+        check(status, row.value)
 
     def decode(
         self,
@@ -100,7 +107,7 @@ class Library:
         status = self.handle.tq_decode(
             ctypes.byref(_Tables.of(tables)),
             self.instruction_set,
-            _DTYPES[dtype],
+            DTYPES[dtype],
             codes,
             norms,
             shape[0],
@@ -108,15 +115,18 @@ class Library:
             weight,
             threads,
         )
-        _check(status)
+        check(status)
 
     def first_non_finite(self, array: NDArray[np.generic], dtype: FloatDtype) -> int:
         """Flat index of the first NaN or Inf, -1 where there is none."""
-        found: int = self.handle.tq_first_non_finite(_DTYPES[dtype], array.ctypes.data, array.size)
+        found: int = self.handle.tq_first_non_finite(DTYPES[dtype], array.ctypes.data, array.size)
         return found
 
 
-def _check(status: int) -> None:
+def check(status: int, row: int = -1) -> None:
+    """Raise NonFiniteWeight of that row, or ValueError, for what a function returned."""
+    if status == _NON_FINITE:
+        raise NonFiniteWeight(row)
     if status != _OK:
         raise ValueError(f"the native kernels refused their arguments (status {status})")
 

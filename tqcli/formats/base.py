@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from tq_kernels.types import FloatDtype
 
 from tqcli.checkpoint.stored import Shape, Stored
 
@@ -20,20 +21,32 @@ class Format(Protocol):
     def label(self) -> str:
         """A few characters for tables, such as `tq3 g128`."""
 
-    def stored(self, name: str, shape: Shape) -> tuple[Stored, ...]:
-        """What the weight `name` of that shape becomes on disk, in a fixed order."""
+    @property
+    def block_rows(self) -> int:
+        """Rows that are encoded together: pieces of a weight begin at multiples of it. 1 for most."""
 
-    def encode(self, weight: NDArray[Any], dtype: str) -> tuple[NDArray[Any], ...]:
-        """Encode rows: (rows, columns) of dtype BF16 (as uint16), F16 or F32 -> one array per stored tensor.
+    @property
+    def error_limit(self) -> float:
+        """The relative squared error above which a decode cannot be right. A decode gone wrong loses about 1."""
 
+    def refusal(self, shape: Shape) -> str:
+        """Why a weight of that shape cannot be stored so; empty where it can."""
+
+    def stored(self, name: str, shape: Shape, dtype: str) -> tuple[Stored, ...]:
+        """What the weight `name`, of that shape and source dtype, becomes on disk, in a fixed order."""
+
+    def encode(self, weight: NDArray[Any], dtype: FloatDtype) -> tuple[NDArray[Any], ...]:
+        """Encode rows: (rows, columns) of dtype BF16 (as uint16), F16 or F32 -> one array for each stored tensor.
+
+        Stored tensors with `content` are left out. The first dimension of every array is rows, or blocks of rows.
         Raises tq_kernels.NonFiniteWeight with the row where a weight is NaN, Inf or too large.
         """
 
     def decode(self, stored: tuple[NDArray[Any], ...], columns: int) -> NDArray[np.float32]:
-        """The weight that loaders see: the stored arrays of some rows -> float32 (rows, columns)."""
+        """The weight that loaders see: the arrays that `encode` gives -> float32 (rows, columns)."""
 
     def config(self) -> dict[str, Any]:
-        """This format's keys in config.json and tq_config.json."""
+        """What a reader needs to decode: this format's keys in config.json and tq_config.json."""
 
 
 def as_matrix(shape: Shape) -> tuple[int, int]:
