@@ -281,4 +281,4 @@ def test_pieces_cover_each_tensor_once_in_order(gemma_folder):
         cut = list(converting.pieces(decision, piece_bytes=1000))
         assert cut[0].begin == 0
         assert all(a.end == b.begin for a, b in pairwise(cut))
-        assert sum(piece.source_bytes for piece in cut) == decision.tensor.nbytes
+        assert sum(piece.source_bytes for piece in cut) == decision.weight.nbytes

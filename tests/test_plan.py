@@ -22,7 +22,7 @@ def plan(gemma_folder, here):
     def make(overrides="", top="", source=gemma_folder):
         (here / "r.toml").write_text(f'format = "tq"\nbits = 3\n{top}\n{overrides}')
         made = plan_job(Job(str(source), "r.toml"))
-        return {decision.tensor.name: decision for decision in made.decisions}
+        return {decision.weight.name: decision for decision in made.decisions}
 
     return make
 
@@ -39,14 +39,14 @@ def labels(decisions, part):
 
 def test_the_default(plan):
     decisions = plan()
-    packed = {name.removeprefix(LAYER).partition(".")[2] for name, one in decisions.items() if one.tq}
+    packed = {name.removeprefix(LAYER).partition(".")[2] for name, one in decisions.items() if one.format}
     assert packed == {
         *(f"self_attn.{one}_proj.weight" for one in "qkvo"),
         *(f"mlp.{one}_proj.weight" for one in ("gate", "up", "down")),
         "experts.gate_up_proj",
         "experts.down_proj",
     }
-    reasons = {name: one.why for name, one in decisions.items() if not one.tq}
+    reasons = {name: one.why for name, one in decisions.items() if not one.format}
     assert reasons["model.language_model.embed_tokens.weight"] == "protected"
     assert reasons[LAYER + "0.router.proj.weight"] == "protected"
     assert reasons[LAYER + "0.router.scale"] == "protected"
@@ -76,9 +76,9 @@ def test_the_first_override_that_fits_wins(plan):
 def test_first_and_last_layers(plan, here, layers, expected):
     source = checkpoints.gemma(here / "deep", layers=4)
     decisions = plan(f"[[override]]\nlayers = {{ {layers} }}\nbits = 4\n", source=source)
-    wide = {one.role.layer for one in decisions.values() if one.tq and one.tq.bits == 4}
+    wide = {one.role.layer for one in decisions.values() if one.format and one.format.bits == 4}
     assert wide == expected
-    assert {one.role.layer for one in decisions.values() if one.tq} == {0, 1, 2, 3}
+    assert {one.role.layer for one in decisions.values() if one.format} == {0, 1, 2, 3}
 
 
 def test_protection_yields_to_a_role_or_a_name_and_not_to_layers(plan):
@@ -96,7 +96,7 @@ def test_protecting_a_role_keeps_it(plan):
         "0.experts.gate_up_proj": "bf16",
         "1.experts.gate_up_proj": "bf16",
     }
-    assert decisions["model.language_model.embed_tokens.weight"].tq
+    assert decisions["model.language_model.embed_tokens.weight"].format
 
 
 def test_an_override_may_keep(plan):
@@ -108,7 +108,7 @@ def test_an_override_may_keep(plan):
 def test_a_default_of_keep_with_one_override(here, gemma_folder):
     (here / "r.toml").write_text('format = "keep"\n[[override]]\nroles = ["expert_down"]\nformat = "tq"\nbits = 2\n')
     made = plan_job(Job(str(gemma_folder), "r.toml"))
-    assert {one.tensor.name for one in made.packed} == {LAYER + f"{layer}.experts.down_proj" for layer in (0, 1)}
+    assert {one.weight.name for one in made.packed} == {LAYER + f"{layer}.experts.down_proj" for layer in (0, 1)}
 
 
 @pytest.mark.parametrize(
@@ -266,10 +266,10 @@ def test_the_rows_of_the_table_add_up(gemma_folder):
 
 def test_sizes_follow_the_format(gemma_folder):
     for decision in plan_job(Job(str(gemma_folder), "tq4")).packed:
-        rows = decision.tensor.parameters // decision.tensor.shape[-1]
-        groups = -(-decision.tensor.shape[-1] // 128)
+        rows = decision.weight.parameters // decision.weight.shape[-1]
+        groups = -(-decision.weight.shape[-1] // 128)
         assert decision.nbytes == rows * groups * (64 + 4)
-        assert decision.tq == Tq(bits=4)
+        assert decision.format == Tq(bits=4)
 
 
 @pytest.mark.parametrize(
@@ -315,8 +315,8 @@ def test_the_real_model_to_the_byte(here):
         file.truncate(8 + len(text) + position)
     plan = plan_job(Job("model", "tq3"))
     assert plan.parameters == 25_805_936_206
-    assert not [one.tensor.name for one in plan.decisions if one.role.roles == ("other",)]
-    packed = {one.tensor.name for one in plan.packed}
+    assert not [one.weight.name for one in plan.decisions if one.role.roles == ("other",)]
+    packed = {one.weight.name for one in plan.packed}
     expected = {name for name in tensors if ".layers." in name and "language_model" in name and "router" not in name
                 and len(tensors[name]["shape"]) > 1}  # fmt: skip
     assert packed == expected

@@ -94,7 +94,7 @@ MESSAGES = [
     ('bits = 3\nformat = "kep"\n', "r.toml:2: `format` cannot be `kep`\n  why: it must be `tq`, `keep`\n"
      "  fix: did you mean `keep`?"),
     ('format = "keep"\nbits = 3\n', "r.toml:2: `bits` does not go with this format\n"
-     "  why: a kept tensor has no options"),
+     "  fix: `tq convert --recipes` shows recipes that work"),
     (GOOD + "group_size = 96\n", "r.toml:4: `group_size` cannot be `96`\n  why: it must be 32, 64, 128 or 256"),
     (GOOD + "seed = -1\n", "r.toml:4: `seed` cannot be `-1`\n  why: it must be greater than or equal to 0"),
     (GOOD + "seed = 4294967296\n", "r.toml:4: `seed` cannot be `4294967296`\n  why: it must be less than 4294967296"),

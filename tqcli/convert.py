@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 from tqcli.checkpoint.journal import FinishedShard, Journal
 from tqcli.checkpoint.sidecars import CONFIG_NAME, copy_sidecar, same_bytes, sidecars
 from tqcli.checkpoint.writer import ShardLayout, ShardWriter, disk_errors, write_atomically
-from tqcli.codec.floats import as_elements, is_float_dtype, widen
 from tqcli.comparison import checked_error
 from tqcli.documents import all_documents
 from tqcli.errors import MachineError
 from tqcli.pieces import Piece, PieceEncoder, pieces
 from tqcli.plan import Decision, Plan
+from tqcli.weights import read_rows
 
 Encoded = tuple[NDArray[Any], ...]
 
@@ -103,27 +103,27 @@ def is_whole(folder: Path, shard: ShardLayout) -> bool:
 
 
 def preflight(plan: Plan) -> None:
-    """Encode and decode the first rows of the largest packed tensor, so that what cannot work fails now.
+    """Encode and decode the first rows of the largest packed weight, so that what cannot work fails now.
 
     Raises InputError for a bad weight, CheckFailed where the decode is not what went in.
     """
-    largest = max(plan.packed, key=lambda decision: decision.tensor.nbytes, default=None)
-    if largest is None or largest.tq is None:
+    largest = max(plan.packed, key=lambda decision: decision.weight.nbytes, default=None)
+    if largest is None or largest.format is None:
         return
-    first, tensor = next(pieces(largest, piece_bytes=1 << 16)), largest.tensor
-    decoded = largest.tq.decode(PieceEncoder(plan.source.storage)(first), tensor.shape[-1])
-    raw = plan.source.storage.read(tensor.file, tensor.offset, first.source_bytes)
-    if is_float_dtype(tensor.dtype):
-        truth = widen(as_elements(raw, tensor.dtype), tensor.dtype).reshape(decoded.shape)
-        lost, total = (float(np.square(x, dtype=np.float64).sum()) for x in (decoded - truth, truth))
-        checked_error(tensor.name, largest.tq.bits, lost, total)
+    storage, weight = plan.source.storage, largest.weight
+    first = next(pieces(largest, piece_bytes=1 << 16))
+    decoded = largest.format.decode(PieceEncoder(storage)(first), weight.columns)
+    truth = read_rows(storage, weight, 0, first.end - first.begin)
+    lost, total = (float(np.square(x, dtype=np.float64).sum()) for x in (decoded - truth, truth))
+    checked_error(weight.name, largest.format, lost, total)
 
 
 def _write_shard(plan: Plan, shard: ShardLayout, folder: Path, workers: int, progress: Progress) -> FinishedShard:
     work = (piece for decision in _decisions(plan, shard) for piece in pieces(decision))
     with ShardWriter(folder, shard) as writer:
         for piece, encoded in _in_order(plan, work, workers):
-            for stored, array in zip(piece.decision.stored, encoded, strict=True):
+            unknown = (stored for stored in piece.decision.stored if stored.content is None)
+            for stored, array in zip(unknown, encoded, strict=True):
                 writer.append(stored.name, array.data.cast("B"))
             progress.advance(piece.source_bytes)
         sha256 = writer.finish()
@@ -158,7 +158,7 @@ def _decisions(plan: Plan, shard: ShardLayout) -> Iterator[Decision]:
 
 
 def _source_bytes(plan: Plan, shard: ShardLayout) -> int:
-    return sum(decision.tensor.nbytes for decision in _decisions(plan, shard))
+    return sum(decision.weight.nbytes for decision in _decisions(plan, shard))
 
 
 def _write_documents(plan: Plan, folder: Path, sha256: dict[str, str]) -> None:

@@ -13,8 +13,11 @@ from tqcli.checkpoint.journal import JOURNAL_NAME
 from tqcli.checkpoint.reader import Checkpoint
 from tqcli.checkpoint.storage import LocalFolder, Storage
 from tqcli.errors import InputError
-from tqcli.packed import PackedTensor, packed_tensors, read_tq_config
+from tqcli.packed import PackedTensor
 from tqcli.plan import matches
+from tqcli.readers.find import Contents, read
+
+_WRITERS = {"native": "a published TQ3 writer"}
 
 
 @dataclass(frozen=True)
@@ -105,8 +108,8 @@ class Difference:
 
 def summarize(checkpoint: Checkpoint) -> Summary:
     """Read what the headers and the small files say. Raises InputError where they contradict each other."""
-    config = read_tq_config(checkpoint)
-    packed = packed_tensors(checkpoint, config)
+    contents = read(checkpoint)
+    config = contents.record
     architecture = _architecture(checkpoint)
     recipe = config.get("recipe")
     return Summary(
@@ -115,8 +118,8 @@ def summarize(checkpoint: Checkpoint) -> Summary:
         model_type=str(checkpoint.config.get("model_type", "unknown")),
         known_architecture=architecture is not None,
         shards=len(checkpoint.shards),
-        items=_items(checkpoint, packed, architecture),
-        tool=_tool(config, packed),
+        items=_items(checkpoint, contents, architecture),
+        tool=_tool(contents),
         original_model=str(config.get("original_model", "")),
         recipe=recipe if isinstance(recipe, Mapping) else None,
         ignored_files=checkpoint.ignored_files,
@@ -155,22 +158,25 @@ def _architecture(checkpoint: Checkpoint) -> Architecture | None:
         return None
 
 
-def _items(
-    checkpoint: Checkpoint, packed: Mapping[str, PackedTensor], architecture: Architecture | None
-) -> tuple[Item, ...]:
-    halves = {tensor.name: pair for pair in packed.values() for tensor in (pair.codes, pair.norms)}
+def _items(checkpoint: Checkpoint, contents: Contents, architecture: Architecture | None) -> tuple[Item, ...]:
+    owners = {tensor.name: packed for packed in contents.packed.values() for tensor in packed.tensors}
     items: dict[str, Item] = {}
     for tensor in checkpoint.tensors.values():
-        pair = halves.get(tensor.name)
-        name = pair.name if pair else tensor.name
-        role = _role(name, architecture, packed=pair is not None)
-        if pair is None:
+        owner = owners.get(tensor.name)
+        name = owner.name if owner else tensor.name
+        role = _role(name, architecture, packed=owner is not None)
+        if owner is None:
             kind = tensor.dtype.lower()
             items[name] = Item(name, role, kind, tensor.shape, tensor.nbytes, tensor.parameters, tensor.file)
         elif name not in items:
-            shape = pair.shape or (pair.rows, pair.columns)
-            items[name] = Item(name, role, pair.tq.label, shape, pair.nbytes, pair.rows * pair.columns, pair.codes.file)
+            items[name] = _packed_item(owner, role)
     return tuple(items.values())
+
+
+def _packed_item(packed: PackedTensor, role: str) -> Item:
+    shape = packed.shape or (packed.rows, packed.columns)
+    file = packed.parts[0].tensor.file
+    return Item(packed.name, role, packed.format.label, shape, packed.nbytes, packed.rows * packed.columns, file)
 
 
 def _role(name: str, architecture: Architecture | None, *, packed: bool) -> str:
@@ -183,7 +189,7 @@ def _role(name: str, architecture: Architecture | None, *, packed: bool) -> str:
     return "+".join(role.roles)
 
 
-def _tool(config: Mapping[str, Any], packed: Mapping[str, PackedTensor]) -> str:
-    if "tool" in config:
-        return str(config["tool"])
-    return "a published TQ3 writer" if packed else ""
+def _tool(contents: Contents) -> str:
+    if "tool" in contents.record:
+        return str(contents.record["tool"])
+    return _WRITERS.get(contents.layout, "") if contents.packed else ""

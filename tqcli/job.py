@@ -15,36 +15,29 @@ from tqcli.checkpoint.sidecars import CONFIG_NAME, sidecars
 from tqcli.checkpoint.storage import LocalFolder
 from tqcli.convert import Progress, convert, give_up, preflight
 from tqcli.errors import CheckFailed, InputError, MachineError
-from tqcli.formats.native import NORMS, PACKED
 from tqcli.hub.fetch import download, open_source
+from tqcli.layouts.base import layout_of
+from tqcli.layouts.originals import original_weights
 from tqcli.output_folder import check, claim
 from tqcli.pieces import PIECE_BYTES
 from tqcli.plan import Plan, make_plan
 from tqcli.recipe import Recipe, load_recipe
+from tqcli.requantising import refuse_compressed
 from tqcli.verify import Report, verify
 
 DEFAULT_SHARD_BYTES = 5_000_000_000
-_COMPRESSED_SUFFIXES = (
-    PACKED,
-    NORMS,
-    ".qweight",
-    ".weight_packed",
-    ".weight_scale",
-    ".weight_scale_inv",
-    ".scales",
-)
-_COMPRESSED_DTYPES = ("F8_", "F4", "F6_")
 # Interpreter and libraries, measured without torch; pieces in flight come on top.
 _BASE_MEMORY = 90_000_000
 
 
 @dataclass(frozen=True)
 class Job:
-    """What a person asked for."""
+    """What a person asked for. from_quantized: a compressed source is decoded and compressed again."""
 
     source: str
     recipe: str
     changes: Sequence[str] = ()
+    from_quantized: bool = False
     revision: str | None = None
     shard_bytes: int = DEFAULT_SHARD_BYTES
 
@@ -62,26 +55,15 @@ def plan_job(job: Job) -> Plan:
     recipe: Recipe = load_recipe(job.recipe, job.changes)
     source = open_checkpoint(open_source(job.source, job.revision))
     architecture = find(source.config)
-    refuse_compressed(source)
-    return make_plan(source, architecture, recipe, shard_bytes=job.shard_bytes)
-
-
-def refuse_compressed(source: Checkpoint) -> None:
-    """Compressing twice loses twice. Raises InputError."""
-    text = source.config.get("text_config")
-    sections = (source.config, text if isinstance(text, dict) else {})
-    method = next((s["quantization_config"] for s in sections if s.get("quantization_config")), None)
-    if method is not None:
-        name = method.get("quant_method", "unknown method") if isinstance(method, dict) else "unknown method"
-        raise _compressed(source, f"`quantization_config` in config.json: {name}")
-    for tensor in source.tensors.values():
-        if tensor.name.endswith(_COMPRESSED_SUFFIXES) or tensor.dtype.startswith(_COMPRESSED_DTYPES):
-            raise _compressed(source, f"`{tensor.name}` is {tensor.dtype}")
-
-
-def _compressed(source: Checkpoint, why: str) -> InputError:
-    fix = "name the original BF16 checkpoint"
-    return InputError(f"`{source.storage.label}` is compressed already", why=why, fix=fix)
+    if recipe.formats and not job.from_quantized:
+        refuse_compressed(source)
+    originals = original_weights(source, architecture)
+    layout = layout_of(recipe)
+    arrangement = layout.arrange(originals, source)
+    arrangement.check(originals)
+    return make_plan(
+        source, architecture, recipe, arrangement, lambda made: layout.lay_out(made, source, job.shard_bytes)
+    )
 
 
 def disk_needed(plan: Plan) -> int:

@@ -187,7 +187,9 @@ def _known_files(folder: Path) -> set[str]:
     begun, config = read_begun(folder), _our_config(folder)
     if begun is None and not config:
         return set()
-    return _names(_mapping(begun).get("files")) | _names(config.get("files")) | set(_WRITTEN)
+    shards = {str(one[0]) for one in _mapping(begun).get("shards", ()) if isinstance(one, list) and one}
+    listed = _names(config.get("files")) | _names(config.get("shards"))
+    return shards | _names(_mapping(begun).get("files")) | listed | set(_WRITTEN)
 
 
 def _our_config(folder: Path) -> Mapping[str, Any]:

@@ -1,7 +1,7 @@
 """A plan's work cut into pieces of a few megabytes, each read and encoded on its own. This is what bounds memory.
 
-Rows are independent in every format, so pieces of rows, joined in order, are the bytes of the whole tensor. Kept
-tensors are cut into runs of elements. Left out: where the results are written.
+Rows, or blocks of rows, are independent in every format, so pieces of them, joined in order, are the bytes of the whole
+weight. Kept tensors are cut into runs of elements. Left out: where the results are written.
 """
 
 import threading
@@ -14,37 +14,50 @@ import tq_kernels
 from numpy.typing import NDArray
 from tq_kernels.types import FloatDtype, NonFiniteWeight
 
-from tqcli.checkpoint.header import DTYPE_BITS
+from tqcli.checkpoint.header import DTYPE_BITS, TensorInfo
 from tqcli.checkpoint.storage import Storage
-from tqcli.codec.floats import as_elements, is_float_dtype, widen
+from tqcli.codec.floats import as_elements, is_float_dtype, narrow, widen
 from tqcli.errors import InputError
-from tqcli.formats.base import as_matrix
+from tqcli.packed import PackedTensor, decode_rows
 from tqcli.plan import Decision
+from tqcli.weights import Run, Source
 
 PIECE_BYTES = 8 << 20
 
 
 @dataclass(frozen=True)
 class Piece:
-    """Some rows of a packed tensor, or some elements of a kept one."""
+    """Some rows of one source tensor; or some elements, where a plain tensor is kept. unit: bytes of one of them."""
 
     decision: Decision
+    source: Source
     begin: int
     end: int
+    unit: int
 
     @property
     def source_bytes(self) -> int:
-        """Bytes read from the source."""
-        return (self.end - self.begin) * _step(self.decision)
+        """Bytes read from the source; of a compressed one, the bytes that they decode to."""
+        return (self.end - self.begin) * self.unit
 
 
 def pieces(decision: Decision, piece_bytes: int = PIECE_BYTES) -> Iterator[Piece]:
     """Cut one decision's work, in order."""
-    step = _step(decision)
-    count = decision.tensor.nbytes // step if step else 0
-    size = max(1, piece_bytes // max(step, 1))
-    for begin in range(0, count, size):
-        yield Piece(decision, begin, min(begin + size, count))
+    for run in decision.weight.runs:
+        first, count, unit, block = _units(decision, run)
+        size = max(block, piece_bytes // max(unit, 1) // block * block)
+        for begin in range(0, count, size):
+            yield Piece(decision, run.source, first + begin, first + min(begin + size, count), unit)
+
+
+def _units(decision: Decision, run: Run) -> tuple[int, int, int, int]:
+    """First unit, number of units, bytes of a unit, and how many must stay together."""
+    weight = decision.weight
+    item, columns = DTYPE_BITS[weight.dtype] // 8, weight.columns
+    if decision.format is None and isinstance(run.source, TensorInfo):
+        return run.first * columns, run.rows * columns, item, 1
+    block = decision.format.block_rows if decision.format else 1
+    return run.first, run.rows, columns * item, block
 
 
 class PieceEncoder:
@@ -55,26 +68,28 @@ class PieceEncoder:
         self._local = threading.local()
 
     def __call__(self, piece: Piece) -> tuple[NDArray[Any], ...]:
-        """One array for each stored tensor of the piece's decision.
+        """One array for each stored tensor of the piece's decision whose content is not known beforehand.
 
         Raises InputError naming the tensor where a weight is NaN or infinite, or does not fit float16.
         """
-        tensor, tq = piece.decision.tensor, piece.decision.tq
-        if tq is None or not is_float_dtype(tensor.dtype):
-            # A kept tensor's bytes are the result: they need memory that no other piece writes into.
-            return (_keep(piece, self._read(piece, bytearray(piece.source_bytes))),)
-        data = self._read(piece, self._buffer(piece.source_bytes))
+        stored_as, dtype = piece.decision.format, piece.decision.weight.dtype
+        if stored_as is None or not is_float_dtype(dtype):
+            return (_keep(piece, self._elements(piece, fresh=True)),)
+        data = self._elements(piece, fresh=False)
         try:
-            return tq.encode(data.reshape(piece.end - piece.begin, -1), tensor.dtype)
+            return stored_as.encode(data.reshape(piece.end - piece.begin, -1), dtype)
         except NonFiniteWeight as error:
-            raise _not_finite(tensor.name, f"row {piece.begin + error.row}") from error
+            raise _not_finite(piece.source.name, f"row {piece.begin + error.row}") from error
 
-    def _read(self, piece: Piece, buffer: bytearray) -> NDArray[Any]:
-        tensor = piece.decision.tensor
-        begin = tensor.offset + piece.begin * _step(piece.decision)
+    def _elements(self, piece: Piece, *, fresh: bool) -> NDArray[Any]:
+        """Flat. fresh: in memory that no other piece writes into, which a kept tensor's bytes need."""
+        source, dtype = piece.source, piece.decision.weight.dtype
+        if isinstance(source, PackedTensor):
+            return narrow(decode_rows(self._source, source, piece.begin, piece.end), _float(dtype)).reshape(-1)
+        buffer = bytearray(piece.source_bytes) if fresh else self._buffer(piece.source_bytes)
         view = memoryview(buffer)[: piece.source_bytes]
-        self._source.read_into(tensor.file, begin, view)
-        return as_elements(np.frombuffer(view, np.uint8), tensor.dtype)
+        self._source.read_into(source.file, source.offset + piece.begin * piece.unit, view)
+        return as_elements(np.frombuffer(view, np.uint8), dtype)
 
     def _buffer(self, nbytes: int) -> bytearray:
         """This thread's buffer. Fresh memory for every piece costs as much as the encoding: the system clears it."""
@@ -85,21 +100,22 @@ class PieceEncoder:
         return buffer
 
 
-def _step(decision: Decision) -> int:
-    """Bytes of one row of a packed tensor, or of one element of a kept one."""
-    item = DTYPE_BITS[decision.tensor.dtype] // 8
-    return as_matrix(decision.tensor.shape)[1] * item if decision.tq else item
+def _float(dtype: str) -> FloatDtype:
+    if not is_float_dtype(dtype):
+        raise TypeError(f"a compressed weight decodes to floats, not to {dtype}")
+    return dtype
 
 
 def _keep(piece: Piece, data: NDArray[Any]) -> NDArray[Any]:
-    tensor = piece.decision.tensor
-    if not is_float_dtype(tensor.dtype):
+    name, dtype = piece.source.name, piece.decision.weight.dtype
+    if not is_float_dtype(dtype):
         return data
-    bad = tq_kernels.first_non_finite(data, tensor.dtype)
+    bad = tq_kernels.first_non_finite(data, dtype)
     if bad is not None:
-        raise _not_finite(tensor.name, f"element {piece.begin + bad}")
-    same = piece.decision.stored[0].dtype == tensor.dtype
-    return data if same else _to_float16(tensor.name, data, tensor.dtype)
+        at = bad if isinstance(piece.source, PackedTensor) else piece.begin + bad
+        raise _not_finite(name, f"element {at}")
+    same = piece.decision.stored[0].dtype == dtype
+    return data if same else _to_float16(name, data, dtype)
 
 
 def _to_float16(name: str, data: NDArray[Any], dtype: FloatDtype) -> NDArray[np.float16]:

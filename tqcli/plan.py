@@ -1,22 +1,24 @@
 """The plan: one decision a tensor, made from names and shapes alone. No weight is read and nothing is written.
 
 What the plan says of sizes is what the writer writes: the sum of `Format.stored` and of the headers, to the byte.
+Left out: which weights the output has (`arrangement`), and the files around them (`layouts`).
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import cached_property
 
 from tqcli.architectures.base import Architecture, Role, TensorRole
-from tqcli.checkpoint.header import TensorInfo
+from tqcli.arrangement import Arrangement, LeftOut
 from tqcli.checkpoint.reader import Checkpoint
 from tqcli.checkpoint.stored import Stored
-from tqcli.checkpoint.writer import ShardLayout, lay_out_shards
+from tqcli.checkpoint.writer import ShardLayout
 from tqcli.errors import InputError
-from tqcli.formats.tq import Tq
+from tqcli.formats.base import Format
 from tqcli.recipe import Keep, Override, Recipe
+from tqcli.weights import Weight
 
 _ENCODABLE = ("BF16", "F16", "F32")
 # All experts of a layer run as one stack, whatever they are fused with.
@@ -27,18 +29,23 @@ _EXPERT_ROLES: frozenset[Role] = frozenset(("expert_gate", "expert_up", "expert_
 
 @dataclass(frozen=True)
 class Decision:
-    """What one source tensor becomes. `tq` is None where the tensor is kept."""
+    """What one weight becomes. `format` is None where it is kept. refused: kept because the format cannot hold it."""
 
-    tensor: TensorInfo
-    role: TensorRole
-    tq: Tq | None
+    weight: Weight
+    format: Format | None
     stored: tuple[Stored, ...]
     why: str
+    refused: bool = False
+
+    @property
+    def role(self) -> TensorRole:
+        """What the weight does."""
+        return self.weight.role
 
     @property
     def label(self) -> str:
         """What it becomes, for tables."""
-        return self.tq.label if self.tq else self.stored[0].dtype.lower()
+        return self.format.label if self.format else self.stored[0].dtype.lower()
 
     @property
     def nbytes(self) -> int:
@@ -48,25 +55,31 @@ class Decision:
 
 @dataclass(frozen=True)
 class Plan:
-    """A recipe applied to one model. fingerprint: the source's at planning, kept when its files are fetched later."""
+    """A recipe applied to one model.
+
+    fingerprint: the source's at planning, kept when its files are fetched later. layout: of the output folder.
+    left_out: weights of the source that the layout has no place for.
+    """
 
     source: Checkpoint
     fingerprint: str
     architecture: Architecture
     recipe: Recipe
     layers: int
+    layout: str
     decisions: tuple[Decision, ...]
+    left_out: tuple[LeftOut, ...]
     shards: tuple[ShardLayout, ...]
 
     @cached_property
     def by_name(self) -> Mapping[str, Decision]:
-        """Source tensor name -> decision."""
-        return {decision.tensor.name: decision for decision in self.decisions}
+        """Weight's name in the output -> decision."""
+        return {decision.weight.name: decision for decision in self.decisions}
 
     @property
     def source_bytes(self) -> int:
-        """Bytes of weights in the source."""
-        return sum(decision.tensor.nbytes for decision in self.decisions)
+        """Bytes of the weights that are converted, as the source has them; decoded, where it is compressed."""
+        return sum(decision.weight.nbytes for decision in self.decisions)
 
     @property
     def weight_bytes(self) -> int:
@@ -81,84 +94,113 @@ class Plan:
     @property
     def parameters(self) -> int:
         """Number of weights."""
-        return sum(decision.tensor.parameters for decision in self.decisions)
+        return sum(decision.weight.parameters for decision in self.decisions)
 
     @property
     def packed(self) -> tuple[Decision, ...]:
-        """The decisions that change a tensor."""
-        return tuple(decision for decision in self.decisions if decision.tq)
+        """The decisions that compress a weight."""
+        return tuple(decision for decision in self.decisions if decision.format)
 
 
-def make_plan(source: Checkpoint, architecture: Architecture, recipe: Recipe, *, shard_bytes: int) -> Plan:
-    """Decide on every tensor.
+def make_plan(
+    source: Checkpoint,
+    architecture: Architecture,
+    recipe: Recipe,
+    arrangement: Arrangement,
+    lay_out: Callable[[Sequence[Decision]], tuple[ShardLayout, ...]],
+) -> Plan:
+    """Decide on every weight of the arrangement; `lay_out` then says which file each goes to.
 
     Raises InputError where there is nothing to decide on, a selector matches nothing or one fused matrix would mix
     formats.
     """
-    if not source.tensors:
+    if not arrangement.weights:
         raise InputError(f"`{source.storage.label}` holds no tensors", fix="name a folder that holds weights")
     layers = architecture.layers(source.config)
-    roles = {name: architecture.classify(name) for name in source.tensors}
-    _check_selectors(recipe, roles, layers)
-    decisions = tuple(_decide(tensor, roles[name], recipe, layers) for name, tensor in source.tensors.items())
+    weights = arrangement.weights
+    _check_selectors(recipe, [*weights, *(one.weight for one in arrangement.left_out)], layers)
+    decisions = tuple(_decide(weight, recipe, layers) for weight in weights)
     _check_used(recipe, decisions, layers)
     _check_fused(decisions, (*architecture.fused, _STACKED))
     _check_names(decisions)
-    shards = lay_out_shards([decision.stored for decision in decisions], shard_bytes)
-    return Plan(source, source.fingerprint(), architecture, recipe, layers, decisions, shards)
+    return Plan(
+        source=source,
+        fingerprint=source.fingerprint(),
+        architecture=architecture,
+        recipe=recipe,
+        layers=layers,
+        layout=arrangement.layout,
+        decisions=decisions,
+        left_out=arrangement.left_out,
+        shards=lay_out(decisions),
+    )
 
 
-def _decide(tensor: TensorInfo, role: TensorRole, recipe: Recipe, layers: int) -> Decision:
-    stored_as, why = _choose(tensor, role, recipe, layers)
+def _decide(weight: Weight, recipe: Recipe, layers: int) -> Decision:
+    stored_as, why = _choose(weight, recipe, layers)
     if isinstance(stored_as, Keep):
-        return _kept(tensor, role, recipe, why)
-    stored = stored_as.stored(tensor.name, tensor.shape)
-    if sum(part.nbytes for part in stored) >= tensor.nbytes:
-        return _kept(tensor, role, recipe, _TOO_SMALL)
-    return Decision(tensor, role, stored_as, stored, why)
+        return _kept(weight, recipe, why)
+    if refusal := stored_as.refusal(weight.shape) or _cut_blocks(weight, stored_as):
+        return replace(_kept(weight, recipe, refusal), refused=True)
+    stored = stored_as.stored(weight.name, weight.shape, weight.dtype)
+    if sum(part.nbytes for part in stored) >= weight.nbytes:
+        return replace(_kept(weight, recipe, _TOO_SMALL), refused=True)
+    return Decision(weight, stored_as, stored, why)
 
 
-def _choose(tensor: TensorInfo, role: TensorRole, recipe: Recipe, layers: int) -> tuple[Tq | Keep, str]:
+def _cut_blocks(weight: Weight, stored_as: Format) -> str:
+    """Why a weight that is gathered from several places cannot be cut into blocks of rows, or nothing."""
+    block = stored_as.block_rows
+    return "its blocks would cross tensors" if any(run.rows % block for run in weight.runs[:-1]) else ""
+
+
+def _choose(weight: Weight, recipe: Recipe, layers: int) -> tuple[Format | Keep, str]:
     """The first override that fits, else the default. Protection yields to overrides that name a role or a tensor."""
-    override = _first_fit(recipe, tensor.name, role, layers)
+    override = _first_fit(recipe, weight, layers)
     named = override is not None and bool(override.roles or override.tensors)
-    if not named and set(role.roles) & set(recipe.protect):
+    if not named and set(weight.role.roles) & set(recipe.protect):
         return Keep(), "protected"
-    if reason := _no_matrix(tensor, role, named=bool(override and override.tensors)):
+    if reason := _no_matrix(weight, named=bool(override and override.tensors)):
         return Keep(), reason
     return (override.stored_as, override.why) if override else (recipe.stored_as, "")
 
 
-def _no_matrix(tensor: TensorInfo, role: TensorRole, *, named: bool) -> str:
-    """Why a tensor cannot be packed, or nothing. `named`: an override selects it by its own name."""
-    if role.roles == ("norm",):
+def _no_matrix(weight: Weight, *, named: bool) -> str:
+    """Why a weight cannot be packed, or nothing. `named`: an override selects it by its own name."""
+    if weight.role.roles == ("norm",):
         return "not a weight matrix"
-    if role.roles == ("other",) and not named:
+    if weight.role.roles == ("other",) and not named:
         return "no known role"
-    experts = len(tensor.shape) == 3 and bool(_EXPERT_ROLES & set(role.roles))
-    if len(tensor.shape) != 2 and not experts:
+    experts = len(weight.shape) == 3 and bool(_EXPERT_ROLES & set(weight.role.roles))
+    if len(weight.shape) != 2 and not experts:
         return "not a weight matrix"
-    if tensor.parameters == 0:
+    if weight.parameters == 0:
         return "empty"
-    if tensor.dtype not in _ENCODABLE:
-        return f"{tensor.dtype.lower()} is not encoded"
+    if weight.dtype not in _ENCODABLE:
+        return f"{weight.dtype.lower()} is not encoded"
     return ""
 
 
-def _kept(tensor: TensorInfo, role: TensorRole, recipe: Recipe, why: str) -> Decision:
-    halved = recipe.keep_dtype == "float16" and tensor.dtype in _ENCODABLE
-    dtype = "F16" if halved else tensor.dtype
-    return Decision(tensor, role, None, (Stored(tensor.name, dtype, tensor.shape),), why)
+def _kept(weight: Weight, recipe: Recipe, why: str) -> Decision:
+    halved = recipe.keep_dtype == "float16" and weight.dtype in _ENCODABLE
+    dtype = "F16" if halved else weight.dtype
+    return Decision(weight, None, (Stored(weight.name, dtype, weight.shape),), why)
 
 
-def _first_fit(recipe: Recipe, name: str, role: TensorRole, layers: int) -> Override | None:
-    return next((one for one in recipe.override if _fits(one, name, role, layers)), None)
+def _first_fit(recipe: Recipe, weight: Weight, layers: int) -> Override | None:
+    return next((one for one in recipe.override if _fits(one, weight, layers)), None)
 
 
-def _fits(override: Override, name: str, role: TensorRole, layers: int) -> bool:
+def _fits(override: Override, weight: Weight, layers: int) -> bool:
+    role = weight.role
     by_role = not override.roles or bool(set(override.roles) & set(role.roles))
-    by_name = not override.tensors or any(matches(name, pattern) for pattern in override.tensors)
+    by_name = not override.tensors or any(_named(weight, pattern) for pattern in override.tensors)
     return by_role and by_name and (override.layers is None or override.layers.holds(role.layer, layers))
+
+
+def _named(weight: Weight, pattern: str) -> bool:
+    """Whether a pattern fits the weight's name in the source, or the one that it gets."""
+    return matches(weight.selector, pattern) or (weight.name != weight.selector and matches(weight.name, pattern))
 
 
 def matches(name: str, pattern: str) -> bool:
@@ -169,12 +211,12 @@ def matches(name: str, pattern: str) -> bool:
     return any(re.fullmatch(pattern[3:], one) for one in names)
 
 
-def _check_selectors(recipe: Recipe, roles: Mapping[str, TensorRole], layers: int) -> None:
+def _check_selectors(recipe: Recipe, weights: Sequence[Weight], layers: int) -> None:
     """A selector that matches nothing is a mistake in the recipe, or the wrong recipe for the model."""
     for override in recipe.override:
         for pattern in override.tensors:
-            _check_pattern(pattern, roles)
-        if not any(_fits(override, name, role, layers) for name, role in roles.items()):
+            _check_pattern(pattern, weights)
+        if not any(_fits(override, weight, layers) for weight in weights):
             raise InputError(f"an override matches no tensor of this model: {_selector(override)}", why=override.why)
 
 
@@ -182,8 +224,8 @@ def _check_used(recipe: Recipe, decisions: Sequence[Decision], layers: int) -> N
     """An override that fits tensors and changes none of them is as dead as one that fits nothing."""
     used = set()
     for decision in decisions:
-        override = _first_fit(recipe, decision.tensor.name, decision.role, layers)
-        if override and (decision.tq or decision.why == _TOO_SMALL or isinstance(override.stored_as, Keep)):
+        override = _first_fit(recipe, decision.weight, layers)
+        if override and (decision.format or decision.refused or isinstance(override.stored_as, Keep)):
             used.add(recipe.override.index(override))
     for number, override in enumerate(recipe.override):
         if number not in used:
@@ -207,9 +249,9 @@ def _selector(override: Override) -> str:
     return ", ".join(parts)
 
 
-def _check_pattern(pattern: str, names: Mapping[str, TensorRole]) -> None:
+def _check_pattern(pattern: str, weights: Sequence[Weight]) -> None:
     try:
-        found = any(matches(name, pattern) for name in names)
+        found = any(_named(weight, pattern) for weight in weights)
     except re.error as error:
         raise InputError(f"`{pattern}` is not a regular expression", why=str(error)) from error
     if not found:
@@ -222,7 +264,7 @@ def _check_fused(decisions: Sequence[Decision], fused: tuple[tuple[Role, ...], .
     for group in fused:
         blocks: dict[str, dict[str, Decision]] = {}
         for decision in decisions:
-            if len(decision.tensor.shape) >= 2 and set(decision.role.roles) & set(group):
+            if len(decision.weight.shape) >= 2 and set(decision.role.roles) & set(group):
                 blocks.setdefault(decision.role.block, {}).setdefault(_fusible(decision), decision)
         for block, labels in blocks.items():
             if len(labels) > 1:
@@ -231,10 +273,10 @@ def _check_fused(decisions: Sequence[Decision], fused: tuple[tuple[Role, ...], .
 
 def _fusible(decision: Decision) -> str:
     """Equal for tensors that can lie in one matrix. Kept ones can, whatever float they are in."""
-    return decision.tq.label if decision.tq else "kept"
+    return decision.format.label if decision.format else "kept"
 
 
 def _mixed(block: str, group: tuple[Role, ...], decisions: Iterable[Decision]) -> InputError:
     what = f"`{block}` would mix formats inside one fused matrix"
-    why = ", ".join(f"`{one.tensor.name}` {one.label}" + (f" ({one.why})" if one.why else "") for one in decisions)
+    why = ", ".join(f"`{one.weight.name}` {one.label}" + (f" ({one.why})" if one.why else "") for one in decisions)
     return InputError(what, why=why, fix=f"give every {', '.join(group)} of a layer the same format in the recipe")

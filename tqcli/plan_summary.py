@@ -44,8 +44,8 @@ def _row(label: str, why: str, decisions: list[Decision]) -> PlanRow:
         layers=layer_ranges(layers),
         tensors=len(decisions),
         becomes=label,
-        parameters=sum(decision.tensor.parameters for decision in decisions),
-        source_bytes=sum(decision.tensor.nbytes for decision in decisions),
+        parameters=sum(decision.weight.parameters for decision in decisions),
+        source_bytes=sum(decision.weight.nbytes for decision in decisions),
         nbytes=sum(decision.nbytes for decision in decisions),
         why=why,
     )

@@ -7,7 +7,7 @@ named in `protect` keep the source's bytes unless an override names them.
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -18,7 +18,6 @@ from tqcli.formats.tq import Tq
 
 DEFAULT_RECIPE = "tq3"
 _MAXIMUM_BYTES = 1 << 20
-_FORMAT_KEYS = ("format", "bits", "group_size", "seed", "scale")
 _FOLDED = "stored_as"
 
 
@@ -38,6 +37,9 @@ class Keep(_Table):
 
 
 StoredAs = Annotated[Tq | Keep, Field(discriminator="format")]
+_FORMATS: tuple[type[BaseModel], ...] = get_args(get_args(StoredAs)[0])
+# `format`, and the options of every format: the keys that stand flat in a recipe.
+_FORMAT_KEYS = tuple(dict.fromkeys(key for one in _FORMATS for key in one.model_fields))
 
 
 class Layers(_Table):
@@ -75,6 +77,12 @@ class Recipe(_Table):
     protect: tuple[Role, ...] = ("embed", "head", "router", "vision", "audio")
     keep_dtype: Literal["source", "float16"] = "source"
     override: tuple[Override, ...] = ()
+
+    @property
+    def formats(self) -> tuple[str, ...]:
+        """The formats that compress something, in the order of the recipe."""
+        chosen = (self.stored_as, *(one.stored_as for one in self.override))
+        return tuple(dict.fromkeys(one.format for one in chosen if not isinstance(one, Keep)))
 
     def to_flat(self) -> dict[str, Any]:
         """The recipe with the keys of its file, for storing in the output."""

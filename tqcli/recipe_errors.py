@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from tqcli.errors import InputError
 
 # Steps of pydantic's path that are not in the file: the folded format and its kinds.
-_INTERNAL = {"stored_as", "tq", "keep"}
+_FOLDED = "stored_as"
 _WORDS = {
     "tuple_type": "a list, in brackets",
     "string_type": "text in quotes",
@@ -63,7 +63,7 @@ def explain(error: ValidationError, origin: Origin, legal: Mapping[str, Collecti
     """Turn the first thing that pydantic found into one sentence. legal: scope -> the keys that it may have."""
     # A misspelt key is reported twice, as unknown and as missing; the first is the one to show.
     first = min(error.errors(), key=lambda item: item["type"] != "extra_forbidden")
-    place: Place = tuple(part for part in first["loc"] if part not in _INTERNAL)
+    place = _written(first["loc"])
     key = next((part for part in reversed(place) if isinstance(part, str)), "")
     kind = first["type"]
     if kind == "union_tag_not_found":
@@ -78,10 +78,18 @@ def explain(error: ValidationError, origin: Origin, legal: Mapping[str, Collecti
     return _wrong_value(origin, place, key or "format", first)
 
 
+def _written(location: Place) -> Place:
+    """A place in the file: without the folded format and, after it, the name of its kind."""
+    if _FOLDED not in location:
+        return location
+    at = location.index(_FOLDED)
+    return (*location[:at], *location[at + 2 :])
+
+
 def _unknown_key(where: str, key: str, place: Place, legal: Mapping[str, Collection[str]]) -> InputError:
     scope = next((part for part in reversed(place[:-1]) if isinstance(part, str)), "")
     if key in legal.get(scope, ()):
-        return InputError(f"{where} does not go with this format", why="a kept tensor has no options")
+        return InputError(f"{where} does not go with this format", fix="`tq convert --recipes` shows recipes that work")
     if key in legal[""]:
         return InputError(f"{where} cannot stand in `{scope}`", fix="it belongs at the top, before any override")
     return InputError(f"{where} is not a recipe key", fix=_nearest(key, legal.get(scope, ())))

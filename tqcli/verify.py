@@ -1,18 +1,19 @@
 """Does a folder hold what it says, and is it what the source said? Nothing is taken on trust from the writing run.
 
 Always: headers against index, the tensors and files that tq_config.json lists and no other tensors, what config.json
-says of them, every checksum, all floats finite. With the source at hand: every tensor of it is there and compared with
+says of them, every checksum, all floats finite. With the source at hand: every weight of it is there and compared with
 it (`comparison`), every side file too. Left out: whether a model answers well (that is `quality`).
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import tq_kernels
 
+from tqcli.architectures.base import find as find_architecture
 from tqcli.checkpoint.header import TensorInfo
 from tqcli.checkpoint.reader import Checkpoint
 from tqcli.checkpoint.sidecars import sidecars
@@ -20,7 +21,11 @@ from tqcli.checkpoint.storage import Storage
 from tqcli.codec.floats import as_elements, is_float_dtype
 from tqcli.comparison import SAMPLED_ROWS, TensorError, compare_kept, compare_packed
 from tqcli.errors import CheckFailed
-from tqcli.packed import PackedTensor, packed_tensors, read_tq_config
+from tqcli.layouts.base import find as find_layout
+from tqcli.layouts.originals import original_weights
+from tqcli.readers.find import Contents, read
+from tqcli.section import check_section
+from tqcli.weights import Weight
 
 _CHUNK_BYTES = 8 << 20
 # One published generation left this out of the names of packed tensors.
@@ -46,24 +51,23 @@ def verify(output: Checkpoint, source: Checkpoint | None, *, every_row: bool, wo
 
     Raises CheckFailed naming the tensor, InputError where headers or files are unreadable.
     """
-    config = read_tq_config(output)
-    packed = packed_tensors(output, config)
-    listed = _listed(config)
-    if _is_ours(output, config):
+    contents = read(output)
+    listed = _listed(contents.record)
+    if _is_ours(output, contents.record):
         _check_listed(output, listed)
-        _check_files(output, config)
-        _check_section(output, packed)
+        _check_files(output, contents.record)
+        check_section(output, contents)
+    originals = () if source is None else _arranged(source, contents.layout)
     if source is not None:
-        _check_complete(output, source, packed)
+        _check_complete(output, source, originals, contents)
         _check_side_files(output, source)
     with ThreadPoolExecutor(workers) as pool:
         for _ in pool.map(lambda one: _check_bytes(output, one, listed.get(one.name)), output.tensors.values()):
             pass
-        originals = source.tensors.values() if source else ()
-        compared = list(pool.map(lambda one: _compare(output, packed, source, one, every_row), originals))
+        compared = list(pool.map(lambda one: _compare(output, contents, source, one, every_row), originals))
     return Report(
         tensors=len(output.tensors),
-        packed=len(packed),
+        packed=len(contents.packed),
         checksums=len(listed),
         compared=len(compared),
         rows="all rows" if every_row else f"{SAMPLED_ROWS} rows each",
@@ -71,19 +75,21 @@ def verify(output: Checkpoint, source: Checkpoint | None, *, every_row: bool, wo
     )
 
 
+def _arranged(source: Checkpoint, layout: str) -> tuple[Weight, ...]:
+    """The source's weights as a folder of that layout should have them."""
+    originals = original_weights(source, find_architecture(source.config))
+    return find_layout(layout).arrange(originals, source).weights
+
+
 def _compare(
-    output: Checkpoint,
-    packed: Mapping[str, PackedTensor],
-    source: Checkpoint | None,
-    original: TensorInfo,
-    every_row: bool,
+    output: Checkpoint, contents: Contents, source: Checkpoint | None, original: Weight, every_row: bool
 ) -> TensorError | None:
     if source is None:
         return None
-    pair = packed.get(original.name) or packed.get(original.name.removesuffix(_WEIGHT))
-    if pair:
-        return compare_packed(output, pair, source, original, every_row=every_row)
-    compare_kept(output, output.tensors[original.name], source, original, every_row=every_row)
+    packed = contents.packed.get(original.name) or contents.packed.get(original.name.removesuffix(_WEIGHT))
+    if packed:
+        return compare_packed(output, packed, source.storage, original, every_row=every_row)
+    compare_kept(output, output.tensors[original.name], source.storage, original, every_row=every_row)
     return None
 
 
@@ -117,22 +123,6 @@ def _check_files(output: Checkpoint, config: Mapping[str, Any]) -> None:
     for name in files if isinstance(files, list) else ():
         if name not in output.storage.files():
             raise CheckFailed(f"the file `{name}` is missing", why="`tq_config.json` lists it")
-
-
-def _check_section(output: Checkpoint, packed: Mapping[str, PackedTensor]) -> None:
-    """Loaders read config.json, tq_config.json is the record: they must say the same of every packed tensor."""
-    section = output.config.get("quantization_config")
-    section = section if isinstance(section, Mapping) else {}
-    tensors = section.get("tensors")
-    tensors = tensors if isinstance(tensors, Mapping) else {}
-    for name, pair in packed.items():
-        entry = tensors.get(name)
-        said = {**section, **(entry if isinstance(entry, Mapping) else {})}
-        if {key: said.get(key) for key in pair.tq.config()} != pair.tq.config():
-            raise CheckFailed(f"`{name}` is not as `config.json` says", why=f"`tq_config.json` says {pair.tq.label}")
-    for name in tensors:
-        if name not in packed:
-            raise CheckFailed(f"`config.json` tells of `{name}`", why="there is no such packed tensor")
 
 
 def _check_side_files(output: Checkpoint, source: Checkpoint) -> None:
@@ -180,17 +170,18 @@ def _check_bytes(output: Checkpoint, tensor: TensorInfo, expected: str | None) -
         raise CheckFailed(f"`{tensor.name}` is not what was written", why=why)
 
 
-def _check_complete(output: Checkpoint, source: Checkpoint, packed: Mapping[str, PackedTensor]) -> None:
-    known = {*packed, *output.tensors}
-    for name in source.tensors:
-        if name not in known and name.removesuffix(_WEIGHT) not in packed:
-            raise CheckFailed(f"`{name}` of the source is missing")
-    extra = [name for name in _original_names(output, packed) if not {name, name + _WEIGHT} & source.tensors.keys()]
+def _check_complete(output: Checkpoint, source: Checkpoint, originals: Sequence[Weight], contents: Contents) -> None:
+    known = {*contents.packed, *output.tensors}
+    for weight in originals:
+        if weight.name not in known and weight.name.removesuffix(_WEIGHT) not in contents.packed:
+            raise CheckFailed(f"`{weight.name}` of the source is missing")
+    expected = {weight.name for weight in originals} | source.tensors.keys()
+    extra = [name for name in _weights_of(output, contents) if not {name, name + _WEIGHT} & expected]
     if extra:
         raise CheckFailed(f"`{extra[0]}` is not in the source")
 
 
-def _original_names(output: Checkpoint, packed: Mapping[str, PackedTensor]) -> Iterator[str]:
-    halves = {tensor.name for pair in packed.values() for tensor in (pair.codes, pair.norms)}
-    yield from packed
-    yield from (name for name in output.tensors if name not in halves)
+def _weights_of(output: Checkpoint, contents: Contents) -> Iterator[str]:
+    inside = contents.plain_names
+    yield from contents.packed
+    yield from (name for name in output.tensors if name not in inside)

@@ -36,11 +36,12 @@ class ShardLayout:
 
     name: str
     tensors: tuple[Stored, ...]
+    metadata: tuple[tuple[str, str], ...] = (("format", "pt"),)
 
     @cached_property
     def header(self) -> bytes:
         """The safetensors header with its length prefix, padded to 8 bytes."""
-        fields: dict[str, object] = {"__metadata__": {"format": "pt"}}
+        fields: dict[str, object] = {"__metadata__": dict(self.metadata)} if self.metadata else {}
         for tensor in self.tensors:
             begin = self.offsets[tensor.name]
             place = [begin, begin + tensor.nbytes]
@@ -86,7 +87,12 @@ def lay_out_shards(units: Sequence[Sequence[Stored]], shard_bytes: int) -> tuple
     count = len(groups)
     if count > _MAX_SHARDS:
         raise InputError(f"{count} shards are too many", why=f"at most {_MAX_SHARDS}", fix="a larger shard size")
-    return tuple(ShardLayout(shard_name(i, count), _by_width(group)) for i, group in enumerate(groups, 1))
+    return tuple(shard(shard_name(i, count), group) for i, group in enumerate(groups, 1))
+
+
+def shard(name: str, tensors: Sequence[Stored]) -> ShardLayout:
+    """One file of these tensors, the wide dtypes first."""
+    return ShardLayout(name, tuple(sorted(tensors, key=lambda tensor: -DTYPE_BITS[tensor.dtype])))
 
 
 def shard_name(number: int, count: int) -> str:
@@ -94,12 +100,10 @@ def shard_name(number: int, count: int) -> str:
     return "model.safetensors" if count == 1 else f"model-{number:05d}-of-{count:05d}.safetensors"
 
 
-def _by_width(tensors: Sequence[Stored]) -> tuple[Stored, ...]:
-    return tuple(sorted(tensors, key=lambda tensor: -DTYPE_BITS[tensor.dtype]))
-
-
 class ShardWriter:
     """Writes one shard; each tensor's pieces must come in order. Use as a context manager.
+
+    Tensors whose content is known are written at once.
 
     Leaving without `finish` removes the temporary file. Raises MachineError when the disk is full.
     """
@@ -116,6 +120,9 @@ class ShardWriter:
             with disk_errors(self._final):
                 self._reserve()
                 self._write(0, layout.header)
+                for tensor in layout.tensors:
+                    if tensor.content is not None:
+                        self.append(tensor.name, tensor.content)
         except BaseException:
             self.__exit__(None, None, None)
             raise

@@ -34,6 +34,9 @@ def convert_command(
     ] = False,
     revision: Revision = None,
     stream: Annotated[bool, typer.Option("--stream", help="Read a Hub model by byte ranges; never store it.")] = False,
+    from_quantized: Annotated[
+        bool, typer.Option("--from-quantized", help="Decode a compressed source and compress it again.")
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier conversion.")] = False,
     shard_size: Annotated[str, typer.Option(help="Largest output file.", metavar="SIZE")] = "5GB",
     workers: Workers = None,
@@ -62,14 +65,14 @@ def convert_command(
         if model is None:
             raise InputError("which model?", fix="`tq convert MODEL OUT`, or `--recipes`")
         _convert(
-            out, model, output, recipe, changes or [], dry_run, revision, stream, overwrite, shard_size, workers,
-            verify_all,
+            out, model, output, recipe, changes or [], dry_run, from_quantized, revision, stream, overwrite,
+            shard_size, workers, verify_all,
         )  # fmt: skip
 
 
 def _convert(
-    out: Out, model: str, output: Path | None, recipe: str, changes: list[str], dry_run: bool, revision: str | None,
-    stream: bool, overwrite: bool, shard_size: str, workers: int | None, verify_all: bool,
+    out: Out, model: str, output: Path | None, recipe: str, changes: list[str], dry_run: bool, from_quantized: bool,
+    revision: str | None, stream: bool, overwrite: bool, shard_size: str, workers: int | None, verify_all: bool,
 ) -> None:  # fmt: skip
     from tqcli import job
     from tqcli.cli.progress import progress_bar
@@ -78,7 +81,7 @@ def _convert(
     if stream and verify_all:
         raise InputError("`--all` cannot go with `--stream`", why="a streamed source is not kept to compare with")
     threads = workers or default_workers()
-    plan = job.plan_job(job.Job(model, recipe, changes, revision, parse_size(shard_size)))
+    plan = job.plan_job(job.Job(model, recipe, changes, from_quantized, revision, parse_size(shard_size)))
     _print_plan(out, plan, recipe, output, job.memory_needed(threads))
     if dry_run:
         out.result(_plan_data(plan, recipe), str(plan.file_bytes))
@@ -137,7 +140,17 @@ def _print_plan(out: Out, plan: "Plan", recipe: str, output: Path | None, memory
         out.note(f"note: {backend.reason}")
     for name, reason in plan.source.ignored_files:
         out.note(f"note: `{name}` is left out: {reason}")
+    for one in _reasons(plan):
+        out.note(f"note: {one}")
     _note_left_out(out, plan)
+
+
+def _reasons(plan: "Plan") -> list[str]:
+    """What the layout has no place for: a line a reason."""
+    gone: dict[str, list[str]] = {}
+    for one in plan.left_out:
+        gone.setdefault(one.why, []).append(one.weight.name)
+    return [f"{len(names)} tensors are left out, such as `{names[0]}`: {why}" for why, names in gone.items()]
 
 
 def _layers(row: "PlanRow") -> str:
@@ -205,6 +218,7 @@ def _plan_data(plan: "Plan", recipe: str) -> dict[str, object]:
         "file_bytes": plan.file_bytes,
         "bits_per_weight": round(plan.weight_bytes * 8 / plan.parameters, 4) if plan.parameters else 0.0,
         "shards": {shard.name: shard.file_bytes for shard in plan.shards},
+        "left_out": [one.weight.name for one in plan.left_out],
         "rows": [
             {"roles": row.roles, "layers": row.layers, "tensors": row.tensors, "becomes": row.becomes,
              "parameters": row.parameters, "bytes": row.nbytes, "why": row.why}

@@ -18,6 +18,10 @@ class Format(Protocol):
     """How one weight is stored."""
 
     @property
+    def format(self) -> str:
+        """Its name in recipes."""
+
+    @property
     def label(self) -> str:
         """A few characters for tables, such as `tq3 g128`."""
 
