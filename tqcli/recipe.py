@@ -14,6 +14,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from tqcli import recipe_errors
 from tqcli.architectures.base import Role
 from tqcli.errors import InputError
+from tqcli.formats.fp8 import Fp8
+from tqcli.formats.hlwq import Hlwq
+from tqcli.formats.int4 import Int4
+from tqcli.formats.mlx import Mlx
 from tqcli.formats.tq import Tq
 
 DEFAULT_RECIPE = "tq3"
@@ -36,7 +40,7 @@ class Keep(_Table):
         return "kept"
 
 
-StoredAs = Annotated[Tq | Keep, Field(discriminator="format")]
+StoredAs = Annotated[Tq | Fp8 | Int4 | Mlx | Hlwq | Keep, Field(discriminator="format")]
 _FORMATS: tuple[type[BaseModel], ...] = get_args(get_args(StoredAs)[0])
 # `format`, and the options of every format: the keys that stand flat in a recipe.
 _FORMAT_KEYS = tuple(dict.fromkeys(key for one in _FORMATS for key in one.model_fields))

@@ -83,10 +83,14 @@ class Rule:
 
 @dataclass(frozen=True)
 class Architecture:
-    """The rules of one or several model types; the first match wins, a name that none matches is `other`."""
+    """The rules of one or several model types; the first match wins, a name that none matches is `other`.
+
+    stacked_experts: checkpoints hold all experts of a layer in one tensor, gate and up one above the other.
+    """
 
     rules: tuple[Rule, ...]
     fused: tuple[tuple[Role, ...], ...] = FUSED
+    stacked_experts: bool = False
 
     def classify(self, name: str) -> TensorRole:
         """The role of the tensor called `name`. Never fails: what is not known is `other`."""

@@ -16,5 +16,6 @@ ARCHITECTURE = Architecture(
         in_text(r"embed_tokens_per_layer\.weight", "embed"),
         in_text(r"per_layer_projection_norm\.weight", "norm"),
         *TOWERS,
-    )
+    ),
+    stacked_experts=True,
 )

@@ -5,7 +5,7 @@ matrix in pieces and joining the pieces gives the bytes of encoding it at once. 
 """
 
 from math import prod
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,6 +51,18 @@ class Format(Protocol):
 
     def config(self) -> dict[str, Any]:
         """What a reader needs to decode: this format's keys in config.json and tq_config.json."""
+
+
+@runtime_checkable
+class SchemeFormat(Format, Protocol):
+    """A format of compressed-tensors: what its section of config.json says of it. Hashable."""
+
+    @property
+    def scheme_name(self) -> str:
+        """The key in `config_groups`."""
+
+    def scheme(self) -> dict[str, Any]:
+        """The entry of `config_groups`, with `format` and `targets`."""
 
 
 def as_matrix(shape: Shape) -> tuple[int, int]:

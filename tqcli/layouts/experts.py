@@ -1,0 +1,93 @@
+"""Experts one by one, or all of a layer in one tensor: how layouts turn the one into the other.
+
+Fused tensors hold gate and up one above the other for each expert, (experts, 2 * intermediate, hidden), as Gemma 4 does.
+Left out: which models do so, which is the architecture's to say.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from tqcli.architectures.base import Role
+from tqcli.errors import InputError
+from tqcli.weights import Run, Weight, joined
+
+LEAVES: Mapping[Role, str] = {"expert_gate": "gate_proj", "expert_up": "up_proj", "expert_down": "down_proj"}
+_COUNT_KEYS = ("num_experts", "num_local_experts", "n_routed_experts")
+
+
+def is_stack(weight: Weight) -> bool:
+    """Whether a weight holds all experts of a layer."""
+    return len(weight.shape) == 3 and all(role in LEAVES for role in weight.role.roles)
+
+
+def one_by_one(weight: Weight) -> Iterator[Weight]:
+    """`...experts.gate_up_proj` -> `...experts.0.gate_proj.weight`, `...experts.0.up_proj.weight` and so on."""
+    experts, rows, columns = weight.shape
+    parent = weight.name.rpartition(".")[0]
+    roles = weight.role.roles
+    height = rows // len(roles)
+    for expert in range(experts):
+        for number, role in enumerate(roles):
+            name = f"{parent}.{expert}.{LEAVES[role]}.weight"
+            first = expert * rows + number * height
+            yield weight.part(name, first, (height, columns), replace(weight.role, roles=(role,), expert=expert))
+
+
+def stacked_apart(weight: Weight, parent: str) -> Iterator[Weight]:
+    """`...experts.gate_up_proj` -> `<parent>.gate_proj.weight` and `<parent>.up_proj.weight`, each of all experts."""
+    experts, rows, columns = weight.shape
+    roles = weight.role.roles
+    height = rows // len(roles)
+    for number, role in enumerate(roles):
+        runs = [run for e in range(experts) for run in weight.cut(e * rows + number * height, height)]
+        part = replace(weight, role=replace(weight.role, roles=(role,)))
+        yield joined(part, f"{parent}.{LEAVES[role]}.weight", (experts, height, columns), runs)
+
+
+def fused(weights: Sequence[Weight], config: Mapping[str, Any]) -> tuple[Weight, ...]:
+    """Experts one by one -> `gate_up_proj` and `down_proj` of each layer, at the place of the first; others as they are.
+
+    Raises InputError where an expert, or one of its matrices, is missing.
+    """
+    layers: dict[str, list[Weight]] = {}
+    for weight in weights:
+        if weight.role.expert is not None:
+            layers.setdefault(weight.role.block, []).append(weight)
+    found: list[Weight] = []
+    for weight in weights:
+        if weight.role.expert is None:
+            found.append(weight)
+        elif weight is layers[weight.role.block][0]:
+            found += _layer(weight.role.block, layers[weight.role.block], expert_count(config))
+    return tuple(found)
+
+
+def _layer(block: str, weights: Iterable[Weight], expected: int | None) -> Iterator[Weight]:
+    by_place = {(weight.role.expert, weight.role.roles[0]): weight for weight in weights}
+    experts = range(expected or 1 + max(expert or 0 for expert, _ in by_place))
+    for name, roles in (("gate_up_proj", ("expert_gate", "expert_up")), ("down_proj", ("expert_down",))):
+        parts = [_expert(block, by_place, expert, role) for expert in experts for role in roles]
+        if len({part.shape for part in parts}) != 1:
+            raise InputError(f"the experts of `{block}` differ in shape")
+        rows, columns = parts[0].shape
+        runs: list[Run] = [run for part in parts for run in part.runs]
+        role = replace(parts[0].role, roles=tuple(roles), expert=None)
+        whole = f"{block}.{name}"
+        fused_weight = replace(parts[0], role=role, selector=whole)
+        yield joined(fused_weight, whole, (len(experts), rows * len(roles), columns), runs)
+
+
+def _expert(block: str, weights: Mapping[tuple[int | None, Role], Weight], expert: int, role: Role) -> Weight:
+    weight = weights.get((expert, role))
+    if weight is None:
+        raise InputError(f"expert {expert} of `{block}` has no {LEAVES[role]}", why="experts are missing")
+    return weight
+
+
+def expert_count(config: Mapping[str, Any]) -> int | None:
+    """How many experts a layer has, where config.json says it."""
+    text = config.get("text_config")
+    section = text if isinstance(text, Mapping) else config
+    counts = (section.get(key) for key in _COUNT_KEYS)
+    return next((count for count in counts if type(count) is int and count > 0), None)
