@@ -29,13 +29,17 @@ _EXPERT_ROLES: frozenset[Role] = frozenset(("expert_gate", "expert_up", "expert_
 
 @dataclass(frozen=True)
 class Decision:
-    """What one weight becomes. `format` is None where it is kept. refused: kept because the format cannot hold it."""
+    """What one weight becomes. `format` is None where it is kept.
+
+    refused: kept because the format cannot hold it. by_override: an override chose the format, not the default.
+    """
 
     weight: Weight
     format: Format | None
     stored: tuple[Stored, ...]
     why: str
     refused: bool = False
+    by_override: bool = False
 
     @property
     def role(self) -> TensorRole:
@@ -145,7 +149,7 @@ def _decide(weight: Weight, recipe: Recipe, layers: int) -> Decision:
     stored = stored_as.stored(weight.name, weight.shape, weight.dtype)
     if sum(part.nbytes for part in stored) >= weight.nbytes:
         return replace(_kept(weight, recipe, _TOO_SMALL), refused=True)
-    return Decision(weight, stored_as, stored, why)
+    return Decision(weight, stored_as, stored, why, by_override=_first_fit(recipe, weight, layers) is not None)
 
 
 def _cut_blocks(weight: Weight, stored_as: Format) -> str:
@@ -216,7 +220,7 @@ def _check_selectors(recipe: Recipe, weights: Sequence[Weight], layers: int) -> 
     for override in recipe.override:
         for pattern in override.tensors:
             _check_pattern(pattern, weights)
-        if not any(_fits(override, weight, layers) for weight in weights):
+        if not override.optional and not any(_fits(override, weight, layers) for weight in weights):
             raise InputError(f"an override matches no tensor of this model: {_selector(override)}", why=override.why)
 
 
@@ -228,7 +232,7 @@ def _check_used(recipe: Recipe, decisions: Sequence[Decision], layers: int) -> N
         if override and (decision.format or decision.refused or isinstance(override.stored_as, Keep)):
             used.add(recipe.override.index(override))
     for number, override in enumerate(recipe.override):
-        if number not in used:
+        if number not in used and not override.optional:
             why = "earlier overrides take its tensors, or those are protected, or no weight matrices"
             raise InputError(f"an override changes nothing in this model: {_selector(override)}", why=why)
 

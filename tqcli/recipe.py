@@ -58,10 +58,11 @@ class Layers(_Table):
 
 
 class Override(_Table):
-    """Another format for the tensors that fit every selector given."""
+    """Another format for the tensors that fit every selector given. optional: there may be none left for it."""
 
     stored_as: StoredAs
     why: str = ""
+    optional: bool = Field(default=False, strict=True)
     roles: tuple[Role, ...] = ()
     tensors: tuple[str, ...] = ()
     layers: Layers | None = None

@@ -6,50 +6,53 @@ become one byte an index and go through the same kernel as the format itself.
 """
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from tq_kernels import hlwq
 
+Packing = Literal["highest-first", "lowest-first", "half-blocks", "bytes"]
+
 _ROOT = math.sqrt(hlwq.BLOCK)
 _META_LENGTHS = (4, 5)
 
 
-def decode_v4(
+def packing_of(nbytes: int, count: int, bits: int) -> Packing:
+    """How `.codes` or `__codes` of `nbytes` bytes hold `count` indices: the size tells. ValueError if it fits nothing.
+
+    A `__packed` tensor is always "highest-first".
+    """
+    if nbytes == count:
+        return "bytes"
+    if bits <= 4 and nbytes * 2 == count:
+        return "half-blocks"
+    if bits == 5 and nbytes * 8 == count * 5:
+        return "lowest-first"
+    raise ValueError(f"{nbytes} bytes are no {count} indices of {bits} bits")
+
+
+def decode_polar_engine(
     codes: NDArray[Any], norms: NDArray[np.float16], scaled: NDArray[np.float32], columns: int
 ) -> NDArray[np.float32]:
-    """`.codes` of polar_engine_v4: pairs of indices 64 apart in one byte up to 4 bits, whole bytes above.
+    """`.codes` of polar_engine_v4 and polar_engine_v5, whose widths differ from weight to weight.
 
-    codes: uint8 or int8 of any shape; scaled: `.ct_scaled`, float32 (2**bits,), the levels divided by sqrt(128).
+    Up to 4 bits there are two indices in a byte; v5 packs those of 5 bits; all others, or all by an option, are whole
+    bytes. codes: uint8 or int8 of any shape; scaled: `.ct_scaled`, float32 (2**bits,), the levels / sqrt(128).
     Raises ValueError where sizes do not fit or an index has no level.
     """
-    indices = half_blocks(codes) if len(scaled) <= 16 else codes
-    return decode_indices(indices, norms, unscaled(scaled), columns)
+    packing = packing_of(codes.size, norms.size * hlwq.BLOCK, len(scaled).bit_length() - 1)
+    return decode_codes(codes, packing, norms, unscaled(scaled), columns)
 
 
-def decode_v5_notebook(
+def decode_unpacked(
     codes: NDArray[Any], norms: NDArray[np.float16], levels: NDArray[np.float32], columns: int
 ) -> NDArray[np.float32]:
-    """`.codes` of the first v5 uploads: a byte an index, int8; levels: `.ct`, float32 (2**bits,), as they are.
+    """`.codes` of the first v5 uploads, with levels from `.ct`, and `__codes`, which have none: a byte an index.
 
     Raises ValueError where sizes do not fit or an index has no level.
     """
-    return decode_indices(codes, norms, levels, columns)
-
-
-def decode_v5_package(
-    codes: NDArray[Any], norms: NDArray[np.float16], scaled: NDArray[np.float32], columns: int
-) -> NDArray[np.float32]:
-    """`.codes` of polar_engine_v5: 5-bit indices, the first in the lowest bits, or a byte an index.
-
-    The size tells which. codes: uint8 or int8 of any shape; scaled: `.ct_scaled`, float32, levels / sqrt(128).
-    Raises ValueError where sizes do not fit or an index has no level.
-    """
-    total = norms.size * hlwq.BLOCK
-    packed = len(scaled) == 32 and codes.size * 8 == total * 5
-    indices = lowest_first(codes, 5) if packed else codes
-    return decode_indices(indices, norms, unscaled(scaled), columns)
+    return decode_codes(codes, "bytes", norms, levels, columns)
 
 
 def decode_multi(
@@ -89,19 +92,26 @@ def meta_sizes(meta: NDArray[np.int64], norms: tuple[int, ...]) -> tuple[int, in
     return rows, count, columns
 
 
-def decode_indices(
-    indices: NDArray[Any], norms: NDArray[np.float16], levels: NDArray[np.float32], columns: int
+def decode_codes(
+    codes: NDArray[Any], packing: Packing, norms: NDArray[np.float16], levels: NDArray[np.float32], columns: int
 ) -> NDArray[np.float32]:
-    """One byte an index, uint8 or int8 of any shape with rows * blocks * 128 entries -> float32 (rows, columns).
+    """Indices however they are packed -> float32 (rows, columns).
 
-    levels: float32, up to 256. Raises ValueError where sizes do not fit or an index has no level.
+    codes: uint8 or int8 of any shape; levels: float32 (2**bits,), in standard deviations.
+    Raises ValueError where sizes do not fit or an index has no level.
     """
-    as_bytes = np.ascontiguousarray(indices).view(np.uint8)
-    if as_bytes.size and int(as_bytes.max()) >= len(levels):
-        raise ValueError(f"index {int(as_bytes.max())} has no level: the table has {len(levels)}")
+    codes, norms = np.ascontiguousarray(codes).view(np.uint8), np.ascontiguousarray(norms)
+    if packing == "highest-first":
+        return hlwq.decode(codes, norms, columns, levels)
+    if packing == "half-blocks":
+        codes = half_blocks(codes)
+    elif packing == "lowest-first":
+        codes = lowest_first(codes, len(levels).bit_length() - 1)
+    if codes.size and int(codes.max()) >= len(levels):
+        raise ValueError(f"index {int(codes.max())} has no level: the table has {len(levels)}")
     every = np.zeros(256, dtype=np.float32)
     every[: len(levels)] = levels
-    return hlwq.decode(as_bytes, np.ascontiguousarray(norms), columns, every)
+    return hlwq.decode(codes, norms, columns, every)
 
 
 def unscaled(scaled: NDArray[np.float32]) -> NDArray[np.float32]:

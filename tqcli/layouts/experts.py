@@ -13,6 +13,10 @@ from tqcli.errors import InputError
 from tqcli.weights import Run, Weight, joined
 
 LEAVES: Mapping[Role, str] = {"expert_gate": "gate_proj", "expert_up": "up_proj", "expert_down": "down_proj"}
+_STACKS: Mapping[str, tuple[Role, ...]] = {
+    "gate_up_proj": ("expert_gate", "expert_up"),
+    "down_proj": ("expert_down",),
+}
 _COUNT_KEYS = ("num_experts", "num_local_experts", "n_routed_experts")
 
 
@@ -66,13 +70,13 @@ def fused(weights: Sequence[Weight], config: Mapping[str, Any]) -> tuple[Weight,
 def _layer(block: str, weights: Iterable[Weight], expected: int | None) -> Iterator[Weight]:
     by_place = {(weight.role.expert, weight.role.roles[0]): weight for weight in weights}
     experts = range(expected or 1 + max(expert or 0 for expert, _ in by_place))
-    for name, roles in (("gate_up_proj", ("expert_gate", "expert_up")), ("down_proj", ("expert_down",))):
+    for name, roles in _STACKS.items():
         parts = [_expert(block, by_place, expert, role) for expert in experts for role in roles]
         if len({part.shape for part in parts}) != 1:
             raise InputError(f"the experts of `{block}` differ in shape")
         rows, columns = parts[0].shape
         runs: list[Run] = [run for part in parts for run in part.runs]
-        role = replace(parts[0].role, roles=tuple(roles), expert=None)
+        role = replace(parts[0].role, roles=roles, expert=None)
         whole = f"{block}.{name}"
         fused_weight = replace(parts[0], role=role, selector=whole)
         yield joined(fused_weight, whole, (len(experts), rows * len(roles), columns), runs)

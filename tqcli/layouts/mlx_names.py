@@ -1,0 +1,107 @@
+"""How mlx_lm calls the modules of each model type: which names change, which tensors it has no place for.
+
+mlx_lm runs the language model alone, under `language_model.model.` where the checkpoint has towers too, and keeps all
+experts of a layer in one module. Left out: model types whose matrices it cuts otherwise, such as deepseek_v3.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from tqcli.arrangement import LeftOut
+from tqcli.errors import InputError
+from tqcli.layouts.experts import LEAVES, is_stack, stacked_apart
+from tqcli.weights import Run, Weight, joined
+
+_NO_TOWERS = "mlx_lm runs the language model alone"
+_NOT_RUN = "mlx_lm does not run it"
+_TOWERS = re.compile(r"(?:model\.)?(?:vision_tower|multi_modal_projector|audio_tower|embed_(?:audio|vision))\.")
+_UNUSED = re.compile(r".*self_attn\.rotary_emb\.")
+
+
+@dataclass(frozen=True)
+class MlxNames:
+    """One model type. experts: the module of all experts, after the parent of `experts`; None where there are none."""
+
+    experts: str | None = None
+    multimodal: bool = False
+    drops_extra_layers: bool = False
+
+
+NAMES: Mapping[str, MlxNames] = {
+    "gemma3": MlxNames(multimodal=True),
+    "gemma3_text": MlxNames(),
+    "gemma4": MlxNames(experts="experts.switch_glu", multimodal=True),
+    "gemma4_text": MlxNames(experts="experts.switch_glu"),
+    "glm4_moe": MlxNames(experts="switch_mlp", drops_extra_layers=True),
+    "llama": MlxNames(),
+    "mistral": MlxNames(),
+    "mixtral": MlxNames(experts="switch_mlp"),
+    "phi3": MlxNames(),
+    "qwen2": MlxNames(),
+    "qwen3": MlxNames(),
+    "qwen3_moe": MlxNames(experts="switch_mlp"),
+}
+
+
+def names_of(model_type: str) -> MlxNames:
+    """Raises InputError for a model type that is not known here."""
+    if model_type not in NAMES:
+        fix = "known are " + ", ".join(f"`{name}`" for name in NAMES)
+        raise InputError(f"`{model_type}` cannot be laid out for MLX", why="its modules' names are not known", fix=fix)
+    return NAMES[model_type]
+
+
+def left_out(weight: Weight, names: MlxNames, layers: int, *, tied: bool) -> str:
+    """Why mlx_lm has no place for a weight; empty where it has."""
+    if names.multimodal and _TOWERS.match(weight.name):
+        return _NO_TOWERS
+    beyond = weight.role.layer is not None and weight.role.layer >= layers
+    tied_head = tied and weight.role.roles == ("head",)
+    return _NOT_RUN if (names.drops_extra_layers and beyond) or tied_head or _UNUSED.match(weight.name) else ""
+
+
+def arranged(
+    originals: Sequence[Weight], names: MlxNames, layers: int, *, tied: bool
+) -> tuple[list[Weight], list[LeftOut]]:
+    """The weights that mlx_lm has, under its names, and those that it has not."""
+    weights: list[Weight] = []
+    gone: list[LeftOut] = []
+    experts: dict[str, list[Weight]] = {}
+    for weight in originals:
+        why = left_out(weight, names, layers, tied=tied)
+        if why:
+            gone.append(LeftOut(weight, why))
+        elif is_stack(weight):
+            parent = weight.name.rpartition(".experts.")[0]
+            weights += (_renamed(one, names) for one in stacked_apart(weight, f"{parent}.{names.experts}"))
+        elif weight.role.expert is not None:
+            experts.setdefault(weight.role.block, []).append(weight)
+        else:
+            weights.append(_renamed(weight, names))
+    for block, ones in experts.items():
+        weights += (_renamed(one, names) for one in _stacks(block, ones, names))
+    return weights, gone
+
+
+def _stacks(block: str, weights: Iterable[Weight], names: MlxNames) -> Iterator[Weight]:
+    """Experts one by one -> one weight of all experts for each projection."""
+    by_role: dict[str, list[Weight]] = {}
+    for weight in weights:
+        by_role.setdefault(LEAVES[weight.role.roles[0]], []).append(weight)
+    parent = block.rpartition(".experts")[0]
+    for leaf, ones in by_role.items():
+        ordered = sorted(ones, key=lambda one: one.role.expert or 0)
+        first = ordered[0]
+        indexes = [one.role.expert for one in ordered]
+        if indexes != list(range(len(ordered))) or {one.shape for one in ordered} != {first.shape}:
+            raise InputError(f"the experts of `{block}` are not whole", why=f"`{leaf}` of {len(ordered)} experts")
+        runs: list[Run] = [run for one in ordered for run in one.runs]
+        whole = replace(first, role=replace(first.role, expert=None))
+        yield joined(whole, f"{parent}.{names.experts}.{leaf}.weight", (len(ordered), *first.shape), runs)
+
+
+def _renamed(weight: Weight, names: MlxNames) -> Weight:
+    if not names.multimodal or not weight.name.startswith("model.language_model."):
+        return weight
+    return weight.renamed("language_model.model." + weight.name.removeprefix("model.language_model."))
