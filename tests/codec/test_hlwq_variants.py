@@ -36,8 +36,8 @@ def test_v5_package(matrix):
     truth, norms = GOLDEN[matrix], GOLDEN[f"{matrix}.v5.norms"]
     table = GOLDEN[f"{matrix}.v5.ct_scaled"]
     columns = truth.shape[1]
-    packed = variants.decode_v5_package(GOLDEN[f"{matrix}.v5.codes_packed"], norms, table, columns)
-    unpacked = variants.decode_v5_package(GOLDEN[f"{matrix}.v5.codes_unpacked"], norms, table, columns)
+    packed = variants.decode_polar_engine(GOLDEN[f"{matrix}.v5.codes_packed"], norms, table, columns)
+    unpacked = variants.decode_polar_engine(GOLDEN[f"{matrix}.v5.codes_unpacked"], norms, table, columns)
     assert packed.tobytes() == unpacked.tobytes()
     assert packed.shape == truth.shape
     assert 0.002 < loss(packed, truth) < 0.0035
@@ -50,7 +50,7 @@ def test_v5_notebook_is_the_present_format_unpacked(matrix):
     columns = GOLDEN[matrix].shape[1]
     indices = np.unpackbits(GOLDEN[f"{matrix}.q5__packed"]).reshape(-1, 5) @ np.array([16, 8, 4, 2, 1])
     codes = indices.astype(np.int8).reshape(len(norms), -1)
-    decoded = variants.decode_v5_notebook(codes, norms, levels("truncated", 5), columns)
+    decoded = variants.decode_unpacked(codes, norms, levels("truncated", 5), columns)
     expected = Hlwq().decode((GOLDEN[f"{matrix}.q5__packed"], norms), columns)
     assert decoded.tobytes() == expected.tobytes()
 
@@ -68,18 +68,18 @@ def test_v4_nibbles(bits):
     packed, norms = hlwq.encode(truth, "F32")
     codes = _indices(packed, bits).reshape(-1, 128)
     nibbles = (codes[:, :64] | codes[:, 64:] << 4).reshape(5, -1)
-    decoded = variants.decode_v4(nibbles, norms, scaled("unbounded", bits), 256)
+    decoded = variants.decode_polar_engine(nibbles, norms, scaled("unbounded", bits), 256)
     np.testing.assert_allclose(decoded, hlwq.decode((packed, norms), 256), atol=1e-6)
 
 
-@pytest.mark.parametrize("bits", [5, 6, 8])
+@pytest.mark.parametrize("bits", BITS)
 def test_v4_bytes(bits):
-    """Above 4 bits a byte an index, kept as int8: the upper half of 8-bit indices comes as negative numbers."""
+    """A byte an index, kept as int8: the upper half of 8-bit indices comes as negative numbers."""
     truth = np.random.default_rng(bits).standard_normal((5, 200)).astype(np.float32)
     hlwq = Hlwq(bits=bits, table="unbounded")
     packed, norms = hlwq.encode(truth, "F32")
     codes = _indices(packed, bits).view(np.int8).reshape(5, -1)
-    decoded = variants.decode_v4(codes, norms, scaled("unbounded", bits), 200)
+    decoded = variants.decode_polar_engine(codes, norms, scaled("unbounded", bits), 200)
     np.testing.assert_allclose(decoded, hlwq.decode((packed, norms), 200), atol=1e-6)
 
 
@@ -147,8 +147,10 @@ def test_columns_that_contradict():
 
 def test_sizes_that_do_not_fit():
     with pytest.raises(ValueError, match="index 32 has no level"):
-        variants.decode_v5_notebook(np.full((2, 256), 32, np.int8), NORMS, levels("truncated", 5), 256)
-    with pytest.raises(ValueError, match="are not 500 bytes"):
-        variants.decode_v5_package(np.zeros(500, np.int8), NORMS, scaled("unbounded", 5), 256)
+        variants.decode_unpacked(np.full((2, 256), 32, np.int8), NORMS, levels("truncated", 5), 256)
+    with pytest.raises(ValueError, match="500 bytes are no 512 indices of 5 bits"):
+        variants.decode_polar_engine(np.zeros(500, np.int8), NORMS, scaled("unbounded", 5), 256)
+    with pytest.raises(ValueError, match="320 bytes are no 512 indices of 4 bits"):
+        variants.decode_polar_engine(np.zeros(320, np.uint8), NORMS, scaled("unbounded", 4), 256)
     with pytest.raises(ValueError, match="no whole number of blocks"):
-        variants.decode_v4(np.zeros(65, np.uint8), NORMS, scaled("unbounded", 4), 256)
+        variants.half_blocks(np.zeros(65, np.uint8))
