@@ -12,28 +12,18 @@ namespace {
 constexpr float kGreatestFloat8 = 448.0f;
 constexpr int32_t kGreatestFloat8Bits = 0x43E00000;
 constexpr int32_t kExponent = 0x7F800000;
-
-// A number that is not negative, split for rounding to nearest even: sum is it plus a power of two, magic, so great that
-// sum keeps 23 - shift bits of its significand, and fewer below 2^(lowest - 127), where a smaller type has denormals.
-struct Rounded {
-  int32_t exponent;
-  float magic;
-  float sum;
-};
-
-inline Rounded round_to(int32_t bits, int shift, int32_t lowest) {
-  const int32_t given = bits & kExponent;
-  const int32_t exponent = given > (lowest << 23) ? given : lowest << 23;
-  const float magic = from_bits(static_cast<uint32_t>(exponent + (shift << 23)));
-  return {exponent, magic, from_bits(static_cast<uint32_t>(bits)) + magic};
-}
+constexpr int32_t kLeastNormal = 121;  // exponent of 2^-6; smaller numbers are multiples of 2^-9
 
 // The code of a number that is not negative, rounded to nearest even; 448 for all that is greater.
 inline int32_t float8_code(float positive) {
   const int32_t given = static_cast<int32_t>(to_bits(positive));
-  const Rounded part = round_to(given < kGreatestFloat8Bits ? given : kGreatestFloat8Bits, 20, 121);
-  const int32_t significand = static_cast<int32_t>(to_bits(part.sum) - to_bits(part.magic));
-  return (part.exponent >> 20) - (121 << 3) + significand;
+  const int32_t bits = given < kGreatestFloat8Bits ? given : kGreatestFloat8Bits;
+  const int32_t own = bits & kExponent;
+  const int32_t exponent = own > (kLeastNormal << 23) ? own : kLeastNormal << 23;
+  // Added to a power of two 2^20 times as great, the number keeps three bits behind its first, rounded.
+  const int32_t power = exponent + (20 << 23);
+  const float sum = from_bits(static_cast<uint32_t>(bits)) + from_bits(static_cast<uint32_t>(power));
+  return (exponent >> 20) - (kLeastNormal << 3) + static_cast<int32_t>(to_bits(sum)) - power;
 }
 
 inline float float8_value(uint8_t code) {
@@ -44,7 +34,8 @@ inline float float8_value(uint8_t code) {
 }
 
 // What the loops need of a storage type. kInfinity: the least magnitude that is not finite. kEpsilon: the scale of a
-// block whose scale would be zero. rounded: a number that is not negative and at most 2^15, rounded to the type.
+// block whose scale would be zero. rounded: a quotient that is not negative, rounded to the type. Where the type has
+// denormals it is rounded too finely; the code is 0 there either way.
 struct Bfloat16 {
   using Word = uint16_t;
   static constexpr Word kMagnitude = 0x7FFF, kInfinity = 0x7F80, kEpsilon = 0x3C00;
@@ -64,8 +55,8 @@ struct Float16 {
   static float value(Word word) { return half_to_float(word); }
   static Word word(float value) { return float_to_half(value); }
   static float rounded(float value) {
-    const Rounded part = round_to(static_cast<int32_t>(to_bits(value)), 13, 113);
-    return part.sum - part.magic;
+    const uint32_t bits = to_bits(value);
+    return from_bits((bits + 0xFFF + ((bits >> 13) & 1)) & ~0x1FFFu);
   }
 };
 

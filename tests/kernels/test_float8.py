@@ -1,11 +1,14 @@
 """FP8 kernels: native backends equal the reference, all equal torch's own FP8, and edges are what they are."""
 
+import ctypes
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tq_kernels import float8
+from tq_kernels.backends import selected
 from tq_kernels.types import NonFiniteWeight
 
 TORCH = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
@@ -177,6 +180,28 @@ def test_memory_that_is_not_aligned(dtype, native, stored_as):
     moved = raw[1:].view(weight.dtype).reshape(weight.shape)
     assert moved.ctypes.data % 2 == 1
     assert results(moved, dtype, (1, 70), "weight") == results(weight, dtype, (1, 70), "weight")
+
+
+def test_the_library_checks_what_it_is_given(native):
+    """Status 2 is a wrong argument, 3 an instruction set that is not there; nothing is read or written then."""
+    library = selected()[1]
+    small, large, pointer = ctypes.c_int32, ctypes.c_int64, ctypes.c_void_p
+    types = (small, small, small, large, large, pointer, large, large, pointer, pointer, pointer)
+    encode = library.function("tq_float8_encode", *types)
+    zeros = np.zeros(64, np.uint8)
+    memory = zeros.ctypes.data
+    good = [library.instruction_set, 0, 0, 1, 1, memory, 1, 1, memory + 16, memory + 32, memory + 48]
+    assert encode(*good) == 0
+    for place, value in ((1, 3), (1, -1), (2, 2), (3, 0), (4, 0), (6, -1), (7, 0), (5, 0), (8, 0), (9, 0), (10, 0)):
+        assert encode(*good[:place], value, *good[place + 1 :]) == 2, place
+    assert encode(77, *good[1:]) == 3
+    types = (small, small, large, large, pointer, pointer, large, large, pointer)
+    decode = library.function("tq_float8_decode", *types)
+    good = [library.instruction_set, 0, 1, 1, memory, memory + 16, 1, 1, memory + 32]
+    assert decode(*good) == 0
+    for place, value in ((1, 3), (2, 0), (3, 0), (4, 0), (5, 0), (6, -1), (7, 0), (8, 0)):
+        assert decode(*good[:place], value, *good[place + 1 :]) == 2, place
+    assert decode(77, *good[1:]) == 3
 
 
 def test_refused(backend):
