@@ -2,6 +2,7 @@
 
 from tqcli.architectures.base import LAYER_PATTERN, TEXT_PATTERN, Role, Rule
 
+_SWITCH = r"(?:experts\.switch_glu|switch_mlp)\."
 _EXPERT = r"experts\.(?P<expert>[0-9]{1,6})\."
 
 
@@ -27,11 +28,15 @@ def swiglu(module: str) -> tuple[Rule, ...]:
 def experts(module: str, gate: str = "gate_proj", up: str = "up_proj", down: str = "down_proj") -> tuple[Rule, ...]:
     """Routed experts: one 3-D tensor for all of them, without `.weight`, or 2-D tensors for each.
 
-    `module` is a pattern for the parent of `experts`, with its dot, or empty.
+    `module` is a pattern for the parent of `experts`, with its dot, or empty. Converted checkpoints hold them under
+    other names too: MLX's, with all gates in one tensor, and HLWQ's, with an expert's gate and up in one.
     """
     return (
-        in_layer(module + r"experts\.gate_up_proj", "expert_gate", "expert_up"),
-        in_layer(module + r"experts\.down_proj", "expert_down"),
+        in_layer(module + r"experts\.gate_up_proj(?:_e(?P<expert>[0-9]{1,6}))?", "expert_gate", "expert_up"),
+        in_layer(module + r"experts\.down_proj(?:_e(?P<expert>[0-9]{1,6}))?", "expert_down"),
+        in_layer(module + _SWITCH + r"gate_proj\.weight", "expert_gate"),
+        in_layer(module + _SWITCH + r"up_proj\.weight", "expert_up"),
+        in_layer(module + _SWITCH + r"down_proj\.weight", "expert_down"),
         in_layer(rf"{module}{_EXPERT}{gate}\.weight", "expert_gate"),
         in_layer(rf"{module}{_EXPERT}{up}\.weight", "expert_up"),
         in_layer(rf"{module}{_EXPERT}{down}\.weight", "expert_down"),

@@ -46,9 +46,7 @@ class CompressedTensorsLayout:
         weights = same_names(contents, source, architecture)
         return fused(weights, source.config) if architecture.stacked_experts else weights
 
-    def lay_out(
-        self, decisions: Sequence[Decision], source: Checkpoint, shard_bytes: int
-    ) -> tuple[ShardLayout, ...]:
+    def lay_out(self, decisions: Sequence[Decision], source: Checkpoint, shard_bytes: int) -> tuple[ShardLayout, ...]:
         """The source's own division, where none of its files gets larger than `shard_bytes`; else numbered shards."""
         files: dict[str, list[Decision]] = {one.name: [] for one in source.shards}
         for decision in decisions:

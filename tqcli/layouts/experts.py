@@ -1,6 +1,6 @@
 """Experts one by one, or all of a layer in one tensor: how layouts turn the one into the other.
 
-Fused tensors hold gate and up one above the other for each expert, (experts, 2 * intermediate, hidden), as Gemma 4 does.
+Fused tensors hold gate and up one above the other for each expert, (experts, 2 * intermediate, hidden), as in Gemma 4.
 Left out: which models do so, which is the architecture's to say.
 """
 
@@ -50,7 +50,7 @@ def stacked_apart(weight: Weight, parent: str) -> Iterator[Weight]:
 
 
 def fused(weights: Sequence[Weight], config: Mapping[str, Any]) -> tuple[Weight, ...]:
-    """Experts one by one -> `gate_up_proj` and `down_proj` of each layer, at the place of the first; others as they are.
+    """Experts one by one -> `gate_up_proj` and `down_proj` of each layer, at the place of the first.
 
     Raises InputError where an expert, or one of its matrices, is missing.
     """

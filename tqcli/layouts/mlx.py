@@ -46,9 +46,7 @@ class MlxLayout:
         """Original names; what was left out stays out."""
         return restored(contents, source, architecture)
 
-    def lay_out(
-        self, decisions: Sequence[Decision], source: Checkpoint, shard_bytes: int
-    ) -> tuple[ShardLayout, ...]:
+    def lay_out(self, decisions: Sequence[Decision], source: Checkpoint, shard_bytes: int) -> tuple[ShardLayout, ...]:
         """Numbered shards, marked as MLX's."""
         del source
         return tuple(replace(one, metadata=_METADATA) for one in numbered_shards(decisions, shard_bytes))

@@ -1,5 +1,5 @@
-"""From mlx_lm's names back to the original ones, for what was quantised for MLX: gate and up fused again, or experts one
-by one again, as the architecture's checkpoints have them. Left out: towers, which MLX checkpoints do not hold.
+"""From mlx_lm's names back to the original ones: gate and up fused again, or experts one by one again, as the
+architecture's checkpoints have them. Left out: towers, which MLX checkpoints do not hold.
 """
 
 from collections.abc import Iterator
@@ -28,9 +28,7 @@ def restored(contents: Contents, source: Checkpoint, architecture: Architecture)
     return fused(weights, source.config) if architecture.stacked_experts else tuple(weights)
 
 
-def _original(
-    weight: Weight, names: MlxNames, leaves: dict[str, str], architecture: Architecture
-) -> Iterator[Weight]:
+def _original(weight: Weight, names: MlxNames, leaves: dict[str, str], architecture: Architecture) -> Iterator[Weight]:
     name = weight.name
     if names.multimodal and name.startswith("language_model.model."):
         name = "model.language_model." + name.removeprefix("language_model.model.")
@@ -42,6 +40,4 @@ def _original(
     projection = leaves[leaf.removesuffix(".weight")]
     for expert in range(experts):
         one = f"{parent}.experts.{expert}.{projection}.weight"
-        yield replace(
-            weight.part(one, expert * rows, (rows, columns), architecture.classify(one)), selector=one
-        )
+        yield replace(weight.part(one, expert * rows, (rows, columns), architecture.classify(one)), selector=one)

@@ -20,9 +20,11 @@ from tqcli.checkpoint.writer import ShardWriter, lay_out_shards, write_atomicall
 from tqcli.codec.floats import is_float_dtype
 from tqcli.errors import InputError
 from tqcli.formats.native import RECIPE_NAME, TQ_CONFIG_NAME
+from tqcli.layouts.base import find as find_layout
 from tqcli.layouts.files import plain_config, to_json
 from tqcli.layouts.originals import original_weights
 from tqcli.packed import PackedTensor, decode_rows
+from tqcli.readers.find import read
 from tqcli.weights import Weight, read_elements, read_rows
 
 _CHUNK_WEIGHTS = 2 << 20
@@ -53,21 +55,21 @@ def relative_error(converted: Path, original: Path) -> float:
     lost = total = 0.0
     with LocalFolder(converted) as output, LocalFolder(original) as source:
         here, there = open_checkpoint(output), open_checkpoint(source)
-        truths = {weight.name: weight for weight in original_weights(there, find(there.config))}
-        for weight in original_weights(here, find(here.config)):
-            if weight.is_plain:
-                continue
-            truth = _same(truths.get(weight.name), weight, there)
-            for begin, found in _decoded(here, weight):
+        contents = read(here)
+        originals = original_weights(there, find(there.config))
+        truths = {one.name: one for one in find_layout(contents.layout).arrange(originals, there).weights}
+        for packed in contents.packed.values():
+            truth = _same(truths.get(packed.name), packed, there)
+            for begin, found in _decoded(here, packed):
                 wanted = read_rows(source, truth, begin, len(found))
                 lost += float(np.square(found - wanted, dtype=np.float64).sum())
                 total += float(np.square(wanted, dtype=np.float64).sum())
     return lost / total if total else 0.0
 
 
-def _same(truth: Weight | None, weight: Weight, original: Checkpoint) -> Weight:
-    if truth is None or truth.shape != weight.shape or not is_float_dtype(truth.dtype):
-        raise InputError(f"`{weight.name}` is not in `{original.storage.label}` with that shape")
+def _same(truth: Weight | None, packed: PackedTensor, original: Checkpoint) -> Weight:
+    if truth is None or truth.shape != packed.shape or not is_float_dtype(truth.dtype):
+        raise InputError(f"`{packed.name}` is not in `{original.storage.label}` with that shape")
     return truth
 
 
@@ -79,24 +81,16 @@ def _write_weights(source: Checkpoint, weights: tuple[Weight, ...], folder: Path
             if weight.is_plain:
                 writer.append(weight.name, read_elements(source.storage, weight, 0, weight.rows).data.cast("B"))
                 continue
-            for _, rows in _decoded(source, weight):
-                writer.append(weight.name, rows.data.cast("B"))
+            for run in weight.runs:
+                if not isinstance(run.source, PackedTensor):
+                    raise TypeError(f"{weight.name} is compressed in part")
+                for _, rows in _decoded(source, run.source):
+                    writer.append(weight.name, rows.data.cast("B"))
         writer.finish()
 
 
-def _decoded(checkpoint: Checkpoint, weight: Weight) -> Iterator[tuple[int, NDArray[np.float32]]]:
+def _decoded(checkpoint: Checkpoint, packed: PackedTensor) -> Iterator[tuple[int, NDArray[np.float32]]]:
     """(first row, float32 (some rows, columns)), in order and without a gap, unrounded."""
-    step = max(1, _CHUNK_WEIGHTS // weight.columns)
-    begin = 0
-    for run in weight.runs:
-        for first in range(0, run.rows, step):
-            count = min(step, run.rows - first)
-            yield begin + first, _rows(checkpoint, weight, begin + first, count)
-        begin += run.rows
-
-
-def _rows(checkpoint: Checkpoint, weight: Weight, begin: int, count: int) -> NDArray[np.float32]:
-    (run,) = weight.cut(begin, count)
-    if isinstance(run.source, PackedTensor):
-        return decode_rows(checkpoint.storage, run.source, run.first, run.first + count)
-    return read_rows(checkpoint.storage, weight, begin, count)
+    step = max(1, _CHUNK_WEIGHTS // packed.columns)
+    for begin in range(0, packed.rows, step):
+        yield begin, decode_rows(checkpoint.storage, packed, begin, min(begin + step, packed.rows))

@@ -16,8 +16,6 @@ from tqcli.errors import InputError
 from tqcli.formats.base import Format
 from tqcli.formats.fp8 import BLOCK, Fp8
 from tqcli.formats.int4 import Int4
-from tqcli.formats.int4 import Int4
-
 from tqcli.packed import PackedTensor, Part
 
 QUANT_METHOD = "compressed-tensors"
@@ -42,8 +40,10 @@ def packed_tensors(checkpoint: Checkpoint, record: Mapping[str, Any]) -> dict[st
             found[module + WEIGHT] = _weight(module, tensor, checkpoint.tensors)
     for name, tensor in checkpoint.tensors.items():
         module = name.removesuffix(PACKED).removesuffix(WEIGHT)
-        if (name.endswith(PACKED) or tensor.dtype.startswith("F8_")) and module + WEIGHT not in found and (
-            not name.endswith(SCALE)
+        if (
+            (name.endswith(PACKED) or tensor.dtype.startswith("F8_"))
+            and module + WEIGHT not in found
+            and (not name.endswith(SCALE))
         ):
             raise InputError(f"`{name}` has no `{SCALE}` beside it", why="half of a compressed weight is missing")
     return found
