@@ -6,8 +6,8 @@
 enum TqDivision : int32_t { TQ_DIVIDE_FLOAT32 = 0, TQ_DIVIDE_WEIGHT = 1 };
 
 // weight: rows x columns of dtype; codes: a byte for each weight; scales: one of dtype for each block, row after row.
-// Blocks are block_rows x block_columns, cut at the edges. bad_row: the first row that holds NaN or Inf, where the status
-// is TQ_NON_FINITE.
+// Blocks are block_rows x block_columns, cut at the edges. bad_row: the first row that holds NaN or Inf, where the
+// status is TQ_NON_FINITE.
 TQ_EXPORT int32_t tq_float8_encode(int32_t instruction_set, int32_t dtype, int32_t division, int64_t block_rows,
                                    int64_t block_columns, const void* weight, int64_t rows, int64_t columns,
                                    uint8_t* codes, void* scales, int64_t* bad_row);
