@@ -35,14 +35,20 @@ class BuildFailed(Exception):
 
 
 def build(library: Path = LIBRARY) -> None:
-    """Compile everything and put the library at `library`, or raise BuildFailed and leave none there."""
-    library.unlink(missing_ok=True)
-    compiler = find_compiler()
-    with tempfile.TemporaryDirectory() as folder:
-        objects = _compile(compiler, Path(folder))
-        linked = Path(folder) / library.name
-        _wait(_start([*compiler, "-shared", "-o", str(linked), *map(str, objects), "-pthread"]))
-        shutil.copy2(linked, library)
+    """Compile everything and put the library at `library`, or raise BuildFailed and leave none there.
+
+    One that is in use stays as it is until the new one takes its place.
+    """
+    try:
+        compiler = find_compiler()
+        with tempfile.TemporaryDirectory() as folder:
+            objects = _compile(compiler, Path(folder))
+            linked = library.with_suffix(".partial")
+            _wait(_start([*compiler, "-shared", "-o", str(linked), *map(str, objects), "-pthread"]))
+            linked.replace(library)
+    except BuildFailed:
+        library.unlink(missing_ok=True)
+        raise
 
 
 def find_compiler() -> list[str]:

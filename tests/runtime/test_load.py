@@ -74,8 +74,8 @@ def changed_config(folder, **changes):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"quantization_config": {"quant_method": "hlwq"}}, "hlwq"),
-        ({"quantization_config": None, "quantization": {"bits": 4}}, "MLX"),
+        ({"quantization_config": {"quant_method": "no_such_method"}}, "no_such_method"),
+        ({"quantization_config": None, "quantization": {"mode": "nvfp4"}}, "mode"),
         ({"model_type": "no_such_model"}, "cannot load"),
     ],
 )

@@ -19,7 +19,7 @@ from tqcli.checkpoint.storage import Storage
 from tqcli.checkpoint.writer import ShardLayout
 from tqcli.formats.mlx import Mlx
 from tqcli.layouts.files import numbered_shards, plain_config, weight_map
-from tqcli.layouts.mlx_names import arranged, names_of
+from tqcli.layouts.mlx_names import TextShape, arranged, names_of
 from tqcli.layouts.mlx_restore import restored
 from tqcli.plan import Decision, Plan
 from tqcli.readers.find import Contents
@@ -38,8 +38,8 @@ class MlxLayout:
     def arrange(self, originals: Sequence[Weight], source: Checkpoint) -> Arrangement:
         """Stacks of experts apart into gate, up and down; towers left out. Raises InputError for unknown models."""
         model_type = str(source.config.get("model_type"))
-        layers = find(source.config).layers(source.config)
-        weights, gone = arranged(originals, names_of(model_type), layers, tied=_is_tied(source.config))
+        text = TextShape.of(source.config, find(source.config).layers(source.config))
+        weights, gone = arranged(originals, names_of(model_type), text)
         return Arrangement(self.name, tuple(weights), tuple(gone))
 
     def restore(self, contents: Contents, source: Checkpoint, architecture: Architecture) -> tuple[Weight, ...]:
@@ -103,12 +103,6 @@ def _leaf_parameters(plan: Plan) -> int:
     parents = {owner[:at] for owner in owners for at, letter in enumerate(owner) if letter == "."}
     leaves = (d for d in plan.decisions if d.weight.name.rpartition(".")[0] not in parents)
     return sum(decision.weight.parameters for decision in leaves)
-
-
-def _is_tied(config: Mapping[str, Any]) -> bool:
-    text = config.get("text_config")
-    sections = (config, text if isinstance(text, Mapping) else {})
-    return any(section.get("tie_word_embeddings") is True for section in sections)
 
 
 def _json(value: Mapping[str, Any]) -> bytes:

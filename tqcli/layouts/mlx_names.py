@@ -7,6 +7,7 @@ experts of a layer in one module. Left out: model types whose matrices it cuts o
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from tqcli.arrangement import LeftOut
 from tqcli.errors import InputError
@@ -16,16 +17,21 @@ from tqcli.weights import Run, Weight, joined
 _NO_TOWERS = "mlx_lm runs the language model alone"
 _NOT_RUN = "mlx_lm does not run it"
 _TOWERS = re.compile(r"(?:model\.)?(?:vision_tower|multi_modal_projector|audio_tower|embed_(?:audio|vision))\.")
-_UNUSED = re.compile(r".*self_attn\.rotary_emb\.")
+_UNUSED = re.compile(r".*(?:self_attn\.rotary_emb\.|(?:input|output)_(?:max|min)$)")
+_SHARED = re.compile(r".*\.self_attn\.(?:k_proj|v_proj|k_norm)\..*")
 
 
 @dataclass(frozen=True)
 class MlxNames:
-    """One model type. experts: the module of all experts, after the parent of `experts`; None where there are none."""
+    """One model type. experts: the module of all experts, after the parent of `experts`; None where there are none.
+
+    plain_router: the router is no linear module there, so it is never compressed.
+    """
 
     experts: str | None = None
     multimodal: bool = False
     drops_extra_layers: bool = False
+    plain_router: bool = False
 
 
 NAMES: Mapping[str, MlxNames] = {
@@ -33,7 +39,7 @@ NAMES: Mapping[str, MlxNames] = {
     "gemma3_text": MlxNames(),
     "gemma4": MlxNames(experts="experts.switch_glu", multimodal=True),
     "gemma4_text": MlxNames(experts="experts.switch_glu"),
-    "glm4_moe": MlxNames(experts="switch_mlp", drops_extra_layers=True),
+    "glm4_moe": MlxNames(experts="switch_mlp", drops_extra_layers=True, plain_router=True),
     "llama": MlxNames(),
     "mistral": MlxNames(),
     "mixtral": MlxNames(experts="switch_mlp"),
@@ -52,24 +58,42 @@ def names_of(model_type: str) -> MlxNames:
     return NAMES[model_type]
 
 
-def left_out(weight: Weight, names: MlxNames, layers: int, *, tied: bool) -> str:
+@dataclass(frozen=True)
+class TextShape:
+    """What config.json says of the language model. sharing: layers, the last ones, that use earlier keys and values."""
+
+    layers: int
+    sharing: int
+    tied: bool
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any], layers: int) -> "TextShape":
+        """From a whole config.json."""
+        text = config.get("text_config")
+        sections = (config, text if isinstance(text, Mapping) else {})
+        sharing = sections[1].get("num_kv_shared_layers", sections[0].get("num_kv_shared_layers"))
+        tied = any(section.get("tie_word_embeddings") is True for section in sections)
+        return cls(layers, sharing if type(sharing) is int else 0, tied)
+
+
+def left_out(weight: Weight, names: MlxNames, text: TextShape) -> str:
     """Why mlx_lm has no place for a weight; empty where it has."""
     if names.multimodal and _TOWERS.match(weight.name):
         return _NO_TOWERS
-    beyond = weight.role.layer is not None and weight.role.layer >= layers
-    tied_head = tied and weight.role.roles == ("head",)
-    return _NOT_RUN if (names.drops_extra_layers and beyond) or tied_head or _UNUSED.match(weight.name) else ""
+    layer = -1 if weight.role.layer is None else weight.role.layer
+    beyond = names.drops_extra_layers and layer >= text.layers
+    shared = text.sharing > 0 and layer >= text.layers - text.sharing and bool(_SHARED.match(weight.name))
+    tied_head = text.tied and weight.role.roles == ("head",)
+    return _NOT_RUN if beyond or shared or tied_head or _UNUSED.match(weight.name) else ""
 
 
-def arranged(
-    originals: Sequence[Weight], names: MlxNames, layers: int, *, tied: bool
-) -> tuple[list[Weight], list[LeftOut]]:
+def arranged(originals: Sequence[Weight], names: MlxNames, text: TextShape) -> tuple[list[Weight], list[LeftOut]]:
     """The weights that mlx_lm has, under its names, and those that it has not."""
     weights: list[Weight] = []
     gone: list[LeftOut] = []
     experts: dict[str, list[Weight]] = {}
     for weight in originals:
-        why = left_out(weight, names, layers, tied=tied)
+        why = left_out(weight, names, text)
         if why:
             gone.append(LeftOut(weight, why))
         elif is_stack(weight):
@@ -102,6 +126,8 @@ def _stacks(block: str, weights: Iterable[Weight], names: MlxNames) -> Iterator[
 
 
 def _renamed(weight: Weight, names: MlxNames) -> Weight:
+    if names.plain_router and weight.role.roles == ("router",):
+        weight = replace(weight, role=replace(weight.role, roles=("norm",)))
     if not names.multimodal or not weight.name.startswith("model.language_model."):
         return weight
     return weight.renamed("language_model.model." + weight.name.removeprefix("model.language_model."))

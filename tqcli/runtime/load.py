@@ -1,6 +1,7 @@
-"""`load`: a model and its tokenizer in one call, from our folders, published TQ3 checkpoints and plain ones.
+"""`load`: a model and its tokenizer in one call, from our folders, published compressed checkpoints and plain ones.
 
-What transformers would do with a warning (an unknown quantisation, missing tensors) is an error here.
+The native layout stays compressed in memory; the others are decoded while they are loaded. What transformers would do
+with a warning (an unknown quantisation, missing tensors) is an error here.
 """
 
 import json
@@ -13,9 +14,12 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.quantizers.auto import AutoHfQuantizer
 
 from tqcli.errors import InputError, MachineError, TqError
+from tqcli.runtime.transformers.decoded import every_layout
 from tqcli.runtime.transformers.watch import raise_if_any
 
 _TOKENIZERS = ("tokenizer.json", "vocab.*", "*.model", "*.tiktoken", "tekken.json")
+# Read here: `quant_method` of what is decoded while it is loaded. MLX's section names none.
+_DECODED = ("compressed-tensors", "hlwq", "mlx", "polarengine")
 _UNFINISHED = (".tq-journal.jsonl", "*.partial")
 
 
@@ -42,14 +46,15 @@ def load(
     quantization = {} if quantization_config is None else {"quantization_config": quantization_config}
     try:
         _check_quantization(name, AutoConfig.from_pretrained(name, **hub))
-        model, info = AutoModelForCausalLM.from_pretrained(
-            name,
-            dtype=dtype,
-            device_map=device_map,
-            output_loading_info=True,
-            **quantization,
-            **hub,
-        )
+        with every_layout():
+            model, info = AutoModelForCausalLM.from_pretrained(
+                name,
+                dtype=dtype,
+                device_map=device_map,
+                output_loading_info=True,
+                **quantization,
+                **hub,
+            )
         raise_if_any(info["missing_keys"], (), [entry[0] for entry in info["mismatched_keys"]])
         tokenizer = AutoTokenizer.from_pretrained(name, **hub)
     except TqError:
@@ -91,10 +96,10 @@ def _is_folder(name: str) -> bool:
 
 def _check_quantization(name: str, config: Any) -> None:
     section = getattr(config, "quantization_config", None)
-    if isinstance(section, dict) and not AutoHfQuantizer.supports_quant_method(section):
+    if not isinstance(section, dict) or section.get("quant_method", "mlx") in _DECODED:
+        return
+    if not AutoHfQuantizer.supports_quant_method(section):
         raise InputError(f"`{name}` is quantised by `{section.get('quant_method')}`", why="transformers cannot read it")
-    if section is None and isinstance(getattr(config, "quantization", None), dict):
-        raise InputError(f"`{name}` is quantised for MLX", why="transformers cannot read it", fix="load it with mlx_lm")
 
 
 def _explained(name: str, error: Exception) -> TqError:

@@ -60,6 +60,10 @@ def _source() -> ModuleType:
     return importlib.import_module("tqcli.runtime.transformers.source")
 
 
+def _decoded() -> ModuleType:
+    return importlib.import_module("tqcli.runtime.transformers.decoded")
+
+
 def _prepare_auto(auto: ModuleType) -> None:
     auto.AUTO_QUANTIZATION_CONFIG_MAPPING.setdefault(QUANT_METHOD, LazyConfig)
     auto.AUTO_QUANTIZER_MAPPING.setdefault(QUANT_METHOD, lazy_quantizer)
@@ -94,6 +98,9 @@ def _refusing_unclaimed(original: Callable[..., Any]) -> Callable[..., Any]:
 
 def _remembering_origin(original: Callable[..., Any]) -> Callable[..., Any]:
     def from_pretrained(cls: Any, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        decoded = None if args else _decoded().load_decoded(original, cls, pretrained_model_name_or_path, kwargs)
+        if decoded is not None:
+            return decoded
         with _source().loading(pretrained_model_name_or_path, kwargs):
             return original(cls, pretrained_model_name_or_path, *args, **kwargs)
 

@@ -1,0 +1,161 @@
+"""Folders that transformers cannot read, or reads wrongly, loaded as what they decode to.
+
+Each parameter is decoded when transformers comes to it, so that no second copy of the model is in memory. The native
+layout is left out: it stays compressed (`quantizer`). So is compressed-tensors, where transformers' own loader does it
+right; it finds no place for experts that lie one by one in a model that has them in one tensor, and goes on with
+random ones.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoConfig, GenerationConfig
+
+from tqcli.architectures.base import Architecture, find
+from tqcli.checkpoint.reader import Checkpoint, open_checkpoint
+from tqcli.checkpoint.storage import Storage
+from tqcli.hub.fetch import local_copy, open_source
+from tqcli.layouts.originals import original_weights
+from tqcli.readers.find import Contents, read
+from tqcli.runtime.transformers.watch import raise_if_any
+from tqcli.weights import Weight, read_elements
+
+_DTYPES = {
+    "BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32, "F64": torch.float64, "I64": torch.int64,
+    "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
+}  # fmt: skip
+_SECTIONS = ("quantization_config", "quantization", "transformers_weights")
+_ALWAYS = ("hlwq", "mlx")
+_every: ContextVar[bool] = ContextVar("tqcli_decode_every_layout", default=False)
+
+
+@contextmanager
+def every_layout() -> Iterator[None]:
+    """Decode compressed-tensors too, whatever transformers could do with it."""
+    token = _every.set(True)
+    try:
+        yield
+    finally:
+        _every.reset(token)
+
+
+class LazyWeight:
+    """Stands in a state dict for a tensor that is read and decoded when it is sliced, as transformers does."""
+
+    def __init__(self, storage: Storage, weight: Weight) -> None:
+        self._storage = storage
+        self._weight = weight
+        self.dtype = _DTYPES[weight.dtype]
+        self.shape = torch.Size(weight.shape)
+
+    def __getitem__(self, index: Any) -> Tensor:
+        weight = self._weight
+        elements = read_elements(self._storage, weight, 0, weight.rows)
+        data = bytearray(elements.tobytes())
+        flat = torch.frombuffer(data, dtype=self.dtype) if data else torch.empty(0, dtype=self.dtype)
+        found: Tensor = flat.reshape(self.shape)[index]
+        return found
+
+    def is_floating_point(self) -> bool:
+        """As a tensor's."""
+        return self.dtype.is_floating_point
+
+    def get_shape(self) -> list[int]:
+        """As a safetensors slice's."""
+        return list(self.shape)
+
+    def get_dtype(self) -> str:
+        """As a safetensors slice's."""
+        return self._weight.dtype
+
+
+def load_decoded(original: Callable[..., Any], cls: Any, name: Any, options: Mapping[str, Any]) -> Any:
+    """What `from_pretrained` gives for a folder of ours to decode, None for all others.
+
+    original: the method of transformers. Raises InputError where a tensor has no home or a home no tensor.
+    """
+    if name is None or not _is_compressed(name, options):
+        return None
+    hub = {key: options[key] for key in ("revision", "token") if options.get(key) is not None}
+    storage = open_source(str(name), hub.get("revision"), token=hub.get("token"))
+    checkpoint = open_checkpoint(storage)
+    contents = read(checkpoint)
+    architecture = find(checkpoint.config)
+    if not _is_ours(contents, architecture):
+        return None
+    checkpoint = open_checkpoint(local_copy(storage))
+    return _load(original, cls, name, checkpoint, architecture, options)
+
+
+def _load(
+    original: Callable[..., Any],
+    cls: Any,
+    name: Any,
+    checkpoint: Checkpoint,
+    architecture: Architecture,
+    options: Mapping[str, Any],
+) -> Any:
+    weights = original_weights(checkpoint, architecture)
+    state = {weight.name: LazyWeight(checkpoint.storage, weight) for weight in weights}
+    wants_info = bool(options.get("output_loading_info"))
+    dropped = ("config", "revision", "output_loading_info", "subfolder", "state_dict", "use_safetensors")
+    kept = {key: value for key, value in options.items() if key not in dropped}
+    config = _plain(options.get("config"), checkpoint)
+    model, info = original(cls, None, config=config, state_dict=state, output_loading_info=True, **kept)
+    mismatched = [str(entry[0]) for entry in info["mismatched_keys"]]
+    raise_if_any(info["missing_keys"], info["unexpected_keys"], mismatched)
+    model.name_or_path = model.config.name_or_path = str(name)
+    if "generation_config.json" in checkpoint.storage.files() and hasattr(model, "generation_config"):
+        said = json.loads(checkpoint.storage.read("generation_config.json", 0, _size(checkpoint)))
+        model.generation_config = GenerationConfig.from_dict(said)
+    return (model, info) if wants_info else model
+
+
+def _size(checkpoint: Checkpoint) -> int:
+    return checkpoint.storage.files()["generation_config.json"]
+
+
+def _is_compressed(name: Any, options: Mapping[str, Any]) -> bool:
+    """A quick look, since every `from_pretrained` passes here: at the config that is given, or at a folder's."""
+    if any(options.get(key) is not None for key in ("quantization_config", "state_dict", "gguf_file")):
+        return False
+    config = options.get("config")
+    if config is not None and not isinstance(config, (str, Path)):
+        return any(getattr(config, key, None) is not None for key in _SECTIONS[:2])
+    file = Path(str(name)) / "config.json"
+    if not file.is_file():
+        return False
+    try:
+        said = json.loads(file.read_bytes())
+    except ValueError:
+        return False
+    return isinstance(said, dict) and any(said.get(key) is not None for key in _SECTIONS[:2])
+
+
+def _is_ours(contents: Contents, architecture: Architecture) -> bool:
+    if contents.layout in _ALWAYS:
+        return True
+    if contents.layout != "compressed_tensors":
+        return False
+    one_by_one = any(architecture.classify(packed).expert is not None for packed in contents.packed)
+    return _every.get() or (architecture.stacked_experts and one_by_one)
+
+
+def _plain(config: Any, checkpoint: Checkpoint) -> Any:
+    """The model's configuration without a word of any compression."""
+    if config is None or isinstance(config, (str, Path)):
+        said = {key: value for key, value in checkpoint.config.items() if key not in _SECTIONS}
+        return AutoConfig.for_model(str(said.pop("model_type")), **said)
+    plain = deepcopy(config)
+    for part in (plain, plain.get_text_config(decoder=True)):
+        for key in _SECTIONS:
+            if getattr(part, key, None) is not None:
+                delattr(part, key)
+    return plain
