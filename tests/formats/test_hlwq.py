@@ -70,6 +70,8 @@ def test_what_is_planned_is_what_is_encoded(bits, table, leading, columns, dtype
     decoded = hlwq.decode((packed, norms), columns)
     assert decoded.shape == (rows, columns)
     assert np.isfinite(decoded).all()
+    again = hlwq.decode((packed.reshape(rows, -1), norms), columns)
+    assert again.tobytes() == decoded.tobytes()
 
 
 @pytest.mark.parametrize("bits", WIDTHS)
