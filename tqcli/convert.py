@@ -22,7 +22,7 @@ from tqcli.checkpoint.writer import ShardLayout, ShardWriter, disk_errors, write
 from tqcli.comparison import checked_error
 from tqcli.documents import all_documents
 from tqcli.errors import MachineError
-from tqcli.pieces import Piece, PieceEncoder, pieces
+from tqcli.pieces import Piece, PieceEncoder, begun_here, pieces
 from tqcli.plan import Decision, Plan
 from tqcli.weights import read_rows
 
@@ -124,7 +124,8 @@ def _write_shard(plan: Plan, shard: ShardLayout, folder: Path, workers: int, pro
         for piece, encoded in _in_order(plan, work, workers):
             unknown = (stored for stored in piece.decision.stored if stored.content is None)
             for stored, array in zip(unknown, encoded, strict=True):
-                writer.append(stored.name, array.data.cast("B"))
+                if begun_here(piece, stored.block_rows):
+                    writer.append(stored.name, array.data.cast("B"))
             progress.advance(piece.source_bytes)
         sha256 = writer.finish()
     return FinishedShard(shard.name, shard.file_bytes, sha256)

@@ -18,6 +18,8 @@ from tqcli.checkpoint.header import DTYPE_BITS, TensorInfo
 from tqcli.checkpoint.storage import Storage
 from tqcli.codec.floats import as_elements, is_float_dtype, narrow, widen
 from tqcli.errors import InputError
+from tqcli.formats.base import AbsmaxFormat
+from tqcli.greatest import Greatest
 from tqcli.packed import PackedTensor, decode_rows
 from tqcli.plan import Decision
 from tqcli.weights import Run, Source
@@ -27,13 +29,17 @@ PIECE_BYTES = 8 << 20
 
 @dataclass(frozen=True)
 class Piece:
-    """Some rows of one source tensor; or some elements, where a plain tensor is kept. unit: bytes of one of them."""
+    """Some rows of one source tensor; or some elements, where a plain tensor is kept. unit: bytes of one of them.
+
+    offset: rows of the weight before this piece.
+    """
 
     decision: Decision
     source: Source
     begin: int
     end: int
     unit: int
+    offset: int = 0
 
     @property
     def source_bytes(self) -> int:
@@ -43,11 +49,13 @@ class Piece:
 
 def pieces(decision: Decision, piece_bytes: int = PIECE_BYTES) -> Iterator[Piece]:
     """Cut one decision's work, in order."""
+    offset = 0
     for run in decision.weight.runs:
         first, count, unit, block = _units(decision, run)
         size = max(block, piece_bytes // max(unit, 1) // block * block)
         for begin in range(0, count, size):
-            yield Piece(decision, run.source, first + begin, first + min(begin + size, count), unit)
+            yield Piece(decision, run.source, first + begin, first + min(begin + size, count), unit, offset + begin)
+        offset += count
 
 
 def _units(decision: Decision, run: Run) -> tuple[int, int, int, int]:
@@ -66,6 +74,7 @@ class PieceEncoder:
     def __init__(self, source: Storage) -> None:
         self._source = source
         self._local = threading.local()
+        self._greatest = Greatest(source)
 
     def __call__(self, piece: Piece) -> tuple[NDArray[Any], ...]:
         """One array for each stored tensor of the piece's decision whose content is not known beforehand.
@@ -75,6 +84,8 @@ class PieceEncoder:
         stored_as, dtype = piece.decision.format, piece.decision.weight.dtype
         if stored_as is None or not is_float_dtype(dtype):
             return (_keep(piece, self._elements(piece, fresh=True)),)
+        if piece.decision.sharing and isinstance(stored_as, AbsmaxFormat):
+            stored_as = stored_as.with_absmax(self._greatest(piece.decision.sharing))
         data = self._elements(piece, fresh=False)
         try:
             return stored_as.encode(data.reshape(piece.end - piece.begin, -1), dtype)
@@ -98,6 +109,11 @@ class PieceEncoder:
             buffer = bytearray(nbytes)
             self._local.buffer = buffer
         return buffer
+
+
+def begun_here(piece: Piece, block_rows: int) -> bool:
+    """Whether the entries of a stored tensor, each for so many rows, begin in this piece, or were written before."""
+    return piece.offset % block_rows == 0
 
 
 def _float(dtype: str) -> FloatDtype:

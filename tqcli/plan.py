@@ -16,7 +16,7 @@ from tqcli.checkpoint.reader import Checkpoint
 from tqcli.checkpoint.stored import Stored
 from tqcli.checkpoint.writer import ShardLayout
 from tqcli.errors import InputError
-from tqcli.formats.base import Format
+from tqcli.formats.base import AbsmaxFormat, Format
 from tqcli.recipe import Keep, Override, Recipe
 from tqcli.weights import Weight
 
@@ -32,6 +32,7 @@ class Decision:
     """What one weight becomes. `format` is None where it is kept.
 
     refused: kept because the format cannot hold it. by_override: an override chose the format, not the default.
+    sharing: the weights, this one among them, whose greatest magnitude the format must know.
     """
 
     weight: Weight
@@ -40,6 +41,7 @@ class Decision:
     why: str
     refused: bool = False
     by_override: bool = False
+    sharing: tuple[Weight, ...] = ()
 
     @property
     def role(self) -> TensorRole:
@@ -127,6 +129,7 @@ def make_plan(
     _check_used(recipe, decisions, layers)
     _check_fused(decisions, (*architecture.fused, _STACKED))
     _check_names(decisions)
+    decisions = _shared(decisions, architecture.fused)
     return Plan(
         source=source,
         fingerprint=source.fingerprint(),
@@ -273,6 +276,27 @@ def _check_fused(decisions: Sequence[Decision], fused: tuple[tuple[Role, ...], .
         for block, labels in blocks.items():
             if len(labels) > 1:
                 raise _mixed(block, group, labels.values())
+
+
+def _shared(decisions: tuple[Decision, ...], fused: tuple[tuple[Role, ...], ...]) -> tuple[Decision, ...]:
+    """Note which weights share a scale: those of one layer, or one expert, that engines join into one matrix."""
+    groups: dict[tuple[str, int | None, tuple[Role, ...]], list[Weight]] = {}
+    for decision in decisions:
+        if isinstance(decision.format, AbsmaxFormat):
+            groups.setdefault(_scale_group(decision.weight, fused), []).append(decision.weight)
+    if not groups:
+        return decisions
+    found = []
+    for one in decisions:
+        sharing = groups[_scale_group(one.weight, fused)] if isinstance(one.format, AbsmaxFormat) else ()
+        found.append(replace(one, sharing=tuple(sharing)))
+    return tuple(found)
+
+
+def _scale_group(weight: Weight, fused: tuple[tuple[Role, ...], ...]) -> tuple[str, int | None, tuple[Role, ...]]:
+    role = weight.role
+    joined = next((group for group in fused if set(group) & set(role.roles)), None)
+    return (role.block, role.expert, joined) if joined else (weight.name, role.expert, role.roles)
 
 
 def _fusible(decision: Decision) -> str:

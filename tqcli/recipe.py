@@ -18,6 +18,8 @@ from tqcli.formats.fp8 import Fp8
 from tqcli.formats.hlwq import Hlwq
 from tqcli.formats.int4 import Int4
 from tqcli.formats.mlx import Mlx
+from tqcli.formats.mxfp4 import MxFp4
+from tqcli.formats.nvfp4 import NvFp4
 from tqcli.formats.tq import Tq
 
 DEFAULT_RECIPE = "tq3"
@@ -40,7 +42,7 @@ class Keep(_Table):
         return "kept"
 
 
-StoredAs = Annotated[Tq | Fp8 | Int4 | Mlx | Hlwq | Keep, Field(discriminator="format")]
+StoredAs = Annotated[Tq | Fp8 | Int4 | MxFp4 | NvFp4 | Mlx | Hlwq | Keep, Field(discriminator="format")]
 _FORMATS: tuple[type[BaseModel], ...] = get_args(get_args(StoredAs)[0])
 # `format`, and the options of every format: the keys that stand flat in a recipe.
 _FORMAT_KEYS = tuple(dict.fromkeys(key for one in _FORMATS for key in one.model_fields))

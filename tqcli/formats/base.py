@@ -65,6 +65,14 @@ class SchemeFormat(Format, Protocol):
         """The entry of `config_groups`, with `format` and `targets`."""
 
 
+@runtime_checkable
+class AbsmaxFormat(Format, Protocol):
+    """A format that encodes rows only once it knows the greatest magnitude of all weights that share a scale."""
+
+    def with_absmax(self, absmax: float) -> Format:
+        """The format for those weights."""
+
+
 def as_matrix(shape: Shape) -> tuple[int, int]:
     """Rows and columns of a weight: all leading dimensions are rows, the last is columns."""
     return prod(shape[:-1]), shape[-1]

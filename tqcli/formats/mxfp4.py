@@ -40,7 +40,7 @@ class MxFp4(BaseModel):
 
     @property
     def error_limit(self) -> float:
-        """Normal weights lose 0.0126, those with a few columns twenty times as large up to 0.04."""
+        """Normal weights lose 0.0126, those with a few columns twenty times as large 0.03."""
         return 0.1
 
     def refusal(self, shape: Shape) -> str:

@@ -4,8 +4,8 @@ A weight `B.weight` of N rows and K columns becomes `B.weight_packed`, U8 (N, K 
 `B.weight_scale`, F8_E4M3 (N, K / 16), and `B.weight_global_scale`, F32 [1], by which every scale is divided. The
 global scale depends on the greatest magnitude of the whole weight, and readers want that of projections which they
 fuse (q, k, v; gate, up) to be one: `with_absmax` says it before anything is encoded. These are the bytes of
-llm-compressor 0.14 with the scheme NVFP4A16 of compressed-tensors 0.19 on a CPU; activations stay as they are. The
-rules are told in tq_kernels.float4. Left out: finding that magnitude, the split of fused experts, and all of
+llm-compressor 0.14 with the scheme NVFP4A16 of compressed-tensors 0.19 on a CPU, but for half-precision weights all
+below 0.041 (see tq_kernels.float4.global_scale); activations stay as they are. The rules are told in tq_kernels.float4. Left out: finding that magnitude, the split of fused experts, and all of
 config.json but the one entry of `config_groups`.
 """
 
@@ -55,7 +55,7 @@ class NvFp4(BaseModel):
 
     @property
     def error_limit(self) -> float:
-        """Normal weights lose 0.009, those with a few columns twenty times as large up to 0.03."""
+        """Normal weights lose 0.009, and so do those with outliers; too small a global scale loses more."""
         return 0.1
 
     def refusal(self, shape: Shape) -> str:

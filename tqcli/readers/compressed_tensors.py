@@ -16,11 +16,13 @@ from tqcli.errors import InputError
 from tqcli.formats.base import Format
 from tqcli.formats.fp8 import BLOCK, Fp8
 from tqcli.formats.int4 import Int4
+from tqcli.formats.mxfp4 import MxFp4
+from tqcli.formats.nvfp4 import GLOBAL_SCALE, NvFp4
 from tqcli.packed import PackedTensor, Part
 
 QUANT_METHOD = "compressed-tensors"
 WEIGHT, PACKED, SCALE, SIZES = ".weight", ".weight_packed", ".weight_scale", ".weight_shape"
-_UNKNOWN = (".weight_zero_point", ".weight_g_idx", ".weight_global_scale")
+_UNKNOWN = (".weight_zero_point", ".weight_g_idx")
 
 
 def recognises(checkpoint: Checkpoint) -> bool:
@@ -59,7 +61,7 @@ def _weight(module: str, scale: TensorInfo, tensors: Mapping[str, TensorInfo]) -
         raise InputError(f"`{module}{WEIGHT}` is stored in a way that is not known here", why=why)
     shape = (codes.shape[0], columns)
     expected = [one for one in stored_as.stored(module + WEIGHT, shape, _dtype(scale)) if one.content is None]
-    parts = (codes, scale)
+    parts = (codes, scale, *_global_scale(module, stored_as, tensors))
     if [(one.dtype, one.shape) for one in expected] != [(part.dtype, part.shape) for part in parts]:
         why = f"codes {list(codes.shape)} do not go with scales {list(scale.shape)}"
         raise InputError(f"`{module}{WEIGHT}` is damaged", why=why)
@@ -76,6 +78,14 @@ def _weight(module: str, scale: TensorInfo, tensors: Mapping[str, TensorInfo]) -
     )
 
 
+def _global_scale(module: str, stored_as: Format, tensors: Mapping[str, TensorInfo]) -> tuple[TensorInfo, ...]:
+    """The third part of an NVFP4 weight; raises InputError where it is missing, or where no other format has one."""
+    found = tensors.get(module + GLOBAL_SCALE)
+    if (found is not None) != isinstance(stored_as, NvFp4):
+        raise InputError(f"`{module}{WEIGHT}` is not whole", why=f"`{GLOBAL_SCALE}` goes with NVFP4 scales alone")
+    return (found,) if found else ()
+
+
 def _format(codes: TensorInfo, scale: TensorInfo) -> tuple[Format | None, int]:
     """The format that two tensors tell of, and the columns of the weight."""
     rows, width = codes.shape
@@ -88,7 +98,9 @@ def _format(codes: TensorInfo, scale: TensorInfo) -> tuple[Format | None, int]:
         size = width * 8 // scale.shape[1] if scale.shape[1] else 0
         return (Int4.model_validate({"group_size": size}) if size in (32, 64, 128) else None), width * 8
     if codes.dtype == "U8" and scale.dtype in ("U8", "F8_E8M0"):
-        return None, width * 2
+        return MxFp4(), width * 2
+    if codes.dtype == "U8" and scale.dtype == "F8_E4M3":
+        return NvFp4(), width * 2
     return None, width
 
 
