@@ -280,17 +280,18 @@ def _check_fused(decisions: Sequence[Decision], fused: tuple[tuple[Role, ...], .
 
 def _shared(decisions: tuple[Decision, ...], fused: tuple[tuple[Role, ...], ...]) -> tuple[Decision, ...]:
     """Note which weights share a scale: those of one layer, or one expert, that engines join into one matrix."""
+    # Asked once a format: a model has tens of thousands of decisions.
+    sharing = {one for one in {decision.format for decision in decisions} if isinstance(one, AbsmaxFormat)}
+    if not sharing:
+        return decisions
     groups: dict[tuple[str, int | None, tuple[Role, ...]], list[Weight]] = {}
     for decision in decisions:
-        if isinstance(decision.format, AbsmaxFormat):
+        if decision.format in sharing:
             groups.setdefault(_scale_group(decision.weight, fused), []).append(decision.weight)
-    if not groups:
-        return decisions
-    found = []
-    for one in decisions:
-        sharing = groups[_scale_group(one.weight, fused)] if isinstance(one.format, AbsmaxFormat) else ()
-        found.append(replace(one, sharing=tuple(sharing)))
-    return tuple(found)
+    return tuple(
+        replace(one, sharing=tuple(groups[_scale_group(one.weight, fused)])) if one.format in sharing else one
+        for one in decisions
+    )
 
 
 def _scale_group(weight: Weight, fused: tuple[tuple[Role, ...], ...]) -> tuple[str, int | None, tuple[Role, ...]]:

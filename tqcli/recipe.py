@@ -98,9 +98,13 @@ class Recipe(_Table):
 
 def builtin_recipes() -> dict[str, Path]:
     """Name -> file of the recipes that ship with the package."""
+    return {path.stem: path for path in sorted(recipes_folder().glob("*.toml"), key=lambda path: path.stem)}
+
+
+def recipes_folder() -> Path:
+    """Where they are: in the package, or beside it in a checkout."""
     inside = Path(__file__).parent / "configs"
-    folder = inside if inside.is_dir() else Path(__file__).parent.parent / "configs"
-    return {path.stem: path for path in sorted(folder.glob("*.toml"), key=lambda path: path.stem)}
+    return inside if inside.is_dir() else Path(__file__).parent.parent / "configs"
 
 
 def load_recipe(name_or_file: str, changes: Sequence[str] = ()) -> Recipe:

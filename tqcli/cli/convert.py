@@ -13,9 +13,12 @@ if TYPE_CHECKING:
     from tqcli.job import Done
     from tqcli.plan import Plan
     from tqcli.plan_summary import PlanRow
+    from tqcli.recipe_table import RecipeRow
     from tqcli.verify import Report
 
 _RANGES_SHOWN = 2
+# Errors below this get a fifth digit.
+_SMALL = 0.002
 _KEPT = "finished shards are kept; the same command goes on from there"
 
 
@@ -228,8 +231,33 @@ def _plan_data(plan: "Plan", recipe: str) -> dict[str, object]:
 
 
 def _list_recipes(out: Out) -> None:
-    from tqcli.recipe import builtin_recipes, load_recipe
+    from tqcli.recipe_table import recipe_rows
+    from tqcli.reference_model import NAME
 
-    recipes = {name: load_recipe(name) for name in builtin_recipes()}
-    out.table(("recipe", "what it does"), [(name, recipe.summary) for name, recipe in recipes.items()])
-    out.result({name: recipe.to_flat() for name, recipe in recipes.items()}, *recipes)
+    rows = recipe_rows()
+    out.table(("recipe", "what it does"), [(row.name, row.recipe.summary) for row in rows])
+    out.line()
+    numbers = [
+        (row.name, f"{row.bits_per_weight:.2f}", size(row.file_bytes), _error(row.gaussian_error),
+         _error(row.trained_error), row.loaders)
+        for row in rows
+    ]  # fmt: skip
+    out.table(("recipe", "bits/w", NAME, "error", "trained", "loads in"), numbers, right=(1, 2, 3, 4))
+    out.line()
+    out.line("error: relative squared error of compressed weights, Gaussian and trained")
+    out.result({row.name: _recipe_data(row) for row in rows}, *(row.name for row in rows))
+
+
+def _error(value: float | None) -> str:
+    return "-" if value is None else f"{value:.5f}" if value < _SMALL else f"{value:.4f}"
+
+
+def _recipe_data(row: "RecipeRow") -> dict[str, object]:
+    return {
+        "recipe": row.recipe.to_flat(),
+        "bits_per_weight": round(row.bits_per_weight, 4),
+        "gemma_4_26b_bytes": row.file_bytes,
+        "gaussian_error": row.gaussian_error,
+        "trained_error": row.trained_error,
+        "loads_in": row.loaders,
+    }
