@@ -38,11 +38,12 @@ _POINTER, _SMALL, _LARGE, _FLOAT = ctypes.c_void_p, ctypes.c_int32, ctypes.c_int
 def global_scale(absmax: float, dtype: FloatDtype) -> float:
     """The global scale of weights whose greatest magnitude is absmax: 448 * 6 times 1 / absmax, both in their dtype.
 
-    It is 1 where absmax is 0 or that overflows float32. Where it overflows float16 alone, compressed-tensors takes 1 as well and
-    loses nearly all; here it is then not rounded. Raises ValueError for an absmax that is negative or not finite.
+    It is 1 where absmax is 0 or that overflows float32. Where it overflows float16 alone, for an absmax below 0.041,
+    compressed-tensors takes 1 as well, which leaves few bits to the scales; here it is then not rounded.
+    Raises ValueError for an absmax that is negative or more than dtype holds.
     """
-    if not 0 <= absmax <= np.finfo(np.float32).max:
-        raise ValueError(f"absmax must be finite and not negative, not {absmax}")
+    if not 0 <= absmax <= float(np.finfo(np.float16 if dtype == "F16" else np.float32).max):
+        raise ValueError(f"absmax must be a finite {dtype} number and not negative, not {absmax}")
     return float4_reference.global_scale(absmax, dtype)
 
 
@@ -116,7 +117,7 @@ def _check_kind(columns: int, kind: Float4Kind, global_scale: float) -> None:
         raise ValueError(f"kind must be one of {', '.join(GROUPS)}, not {kind}")
     if columns < 1 or columns % GROUPS[kind]:
         raise ValueError(f"columns must be a positive multiple of {GROUPS[kind]}, not {columns}")
-    if not 0 < global_scale <= np.finfo(np.float32).max:
+    if not 0 < global_scale <= float(np.finfo(np.float32).max):
         raise ValueError(f"global_scale must be finite and positive, not {global_scale}")
 
 

@@ -69,7 +69,7 @@ def decode(
     """As tq_kernels.float4.decode."""
     rows, columns = len(codes), codes.shape[1] * 2
     parts = np.stack([codes & np.uint8(15), codes >> np.uint8(4)], axis=-1)
-    numbers = np.concatenate([_NUMBERS, -_NUMBERS])[parts].reshape(rows, -1, _GROUPS[kind])
+    numbers = np.concatenate([_NUMBERS, -_NUMBERS])[parts].reshape(*scales.shape, _GROUPS[kind])
     float8 = _float8_numbers()
     multipliers: NDArray[Any] = (
         _powers_of_two(scales) if kind == "mx" else np.concatenate([float8, -float8])[scales] / np.float32(global_scale)

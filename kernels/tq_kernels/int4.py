@@ -7,7 +7,8 @@ absmax: the group's greatest magnitude / 7.5, rounded to the weight's dtype, or 
     quotients weight / scale are rounded to the dtype before they are rounded to integers. This is compressed-tensors'
     own arithmetic.
 search: that scale, and fifteen shares of the least scale that cuts nothing off, 50/48 down to 36/48, all rounded to
-    the dtype; the one with the least squared error wins.
+    the dtype; the one with the least squared error wins, the first of equals. (Groups all below 2**-120, where
+    reciprocals of scales overflow, may get any of them.)
 signed: as search, but the shares carry the sign that puts the greatest magnitude on the side of -8.
 
 Every backend gives the same bytes. Left out: names, files and what a checkpoint says about itself.

@@ -5,8 +5,8 @@ A weight `B.weight` of N rows and K columns becomes `B.weight_packed`, U8 (N, K 
 global scale depends on the greatest magnitude of the whole weight, and readers want that of projections which they
 fuse (q, k, v; gate, up) to be one: `with_absmax` says it before anything is encoded. These are the bytes of
 llm-compressor 0.14 with the scheme NVFP4A16 of compressed-tensors 0.19 on a CPU, but for half-precision weights all
-below 0.041 (see tq_kernels.float4.global_scale); activations stay as they are. The rules are told in tq_kernels.float4. Left out: finding that magnitude, the split of fused experts, and all of
-config.json but the one entry of `config_groups`.
+below 0.041; activations stay as they are. The rules are told in tq_kernels.float4. Left out: finding that magnitude,
+the split of fused experts, and all of config.json but the one entry of `config_groups`.
 """
 
 from typing import Any, Literal, Self
@@ -37,7 +37,7 @@ class NvFp4(BaseModel):
 
         A copy. Raises ValueError for an absmax that is negative or not finite.
         """
-        if not 0 <= absmax <= np.finfo(np.float32).max:
+        if not 0 <= absmax <= float(np.finfo(np.float32).max):
             raise ValueError(f"absmax must be finite and not negative, not {absmax}")
         bound = self.model_copy()
         bound._absmax = absmax  # noqa: SLF001 - its own
