@@ -87,7 +87,8 @@ def edit_config(folder: Path, **keys: object) -> None:
 def test_a_quantised_source_is_refused_by_its_config(model, keys, why):
     edit_config(model, **keys)
     assert refused(2, "model", "out") == (
-        f"error: `model` is compressed already\n  why: {why}\n  fix: name the original BF16 checkpoint, or --from-quantized"
+        f"error: `model` is compressed already\n  why: {why}\n"
+        "  fix: name the original BF16 checkpoint, or --from-quantized"
     )
 
 

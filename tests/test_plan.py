@@ -1,6 +1,7 @@
 """Which tensor becomes what, and the mistakes in a recipe that only a model shows."""
 
 import json
+import re
 from math import prod
 from pathlib import Path
 
@@ -245,13 +246,34 @@ class TestMistakes:
         checkpoints.rewrite(source, {LAYER + "0.self_attn.k_proj.weight": checkpoints.tensor((64, 128), "F32")})
         assert plan('[[override]]\nroles = ["q", "k", "v"]\nformat = "keep"\n', source=source)
 
-    def test_a_name_that_a_packed_tensor_takes(self, plan, here, monkeypatch):
+    def test_a_name_that_a_packed_tensor_takes(self, here, monkeypatch):
         source = checkpoints.gemma(here / "model")
-        checkpoints.rewrite(source, {LAYER + "0.self_attn.q_proj.weight.tq_norms": checkpoints.tensor((4,))})
+        scale = LAYER + "0.self_attn.q_proj.weight_scale"
+        checkpoints.rewrite(source, {scale: checkpoints.tensor((4,))})
         monkeypatch.setattr("tqcli.job.refuse_compressed", lambda source: None)
-        assert fails(plan, source=source).startswith(
-            f"two tensors would be called `{LAYER}0.self_attn.q_proj.weight.tq_"
-        )
+        with pytest.raises(InputError, match=f"^two tensors would be called `{scale}`"):
+            plan_job(Job(str(source), "fp8-dynamic"))
+
+
+def test_an_optional_override_may_find_nothing(plan):
+    override = '[[override]]\nlayers = { first = 9 }\nbits = 4\n[[override]]\nroles = ["q"]\nbits = 2\n'
+    assert "changes nothing" in fails(plan, override)
+    assert set(labels(plan(override + "optional = true\n"), "q_proj.weight").values()) == {"tq4 g128"}
+    assert "matches no tensor" in fails(plan, '[[override]]\nroles = ["audio"]\nbits = 4\n')
+    plan('[[override]]\nroles = ["audio"]\nbits = 4\noptional = true\n')
+
+
+def test_formats_of_two_layouts_cannot_be_mixed(plan):
+    message = fails(plan, '[[override]]\nroles = ["down"]\nformat = "fp8"\n')
+    assert message.startswith("`tq` and `fp8` cannot lie in one folder")
+
+
+def test_a_format_may_refuse_a_shape_and_says_why(here, gemma_folder):
+    (here / "r.toml").write_text('format = "int4"\ngroup_size = 128\n')
+    made = plan_job(Job(str(gemma_folder), "r.toml"))
+    refused = {one.weight.name: one.why for one in made.decisions if one.refused}
+    assert refused
+    assert all(re.fullmatch(r"[0-9]+ columns are no multiple of 128", why) for why in refused.values())
 
 
 def test_the_rows_of_the_table_add_up(gemma_folder):

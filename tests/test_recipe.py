@@ -30,11 +30,18 @@ def message(text: str, here: Path, *changes: str) -> str:
 
 def test_the_built_in_recipes():
     recipes = {name: load_recipe(name) for name in builtin_recipes()}
-    assert set(recipes) == {"tq2", "tq3", "tq3-sensitive", "tq4"}
     assert [recipes[name].stored_as.bits for name in ("tq2", "tq3", "tq4", "tq3-sensitive")] == [2, 3, 4, 3]
-    for recipe in recipes.values():
+    for name, recipe in recipes.items():
         assert recipe.summary
-        assert set(recipe.protect) == {"embed", "head", "router", "vision", "audio"}
+        assert len(recipe.formats) <= 1
+        assert {"vision", "audio"} <= set(recipe.protect) or name == "bf16"
+        # Where every weight is kept there is nothing to protect; elsewhere routers decide which experts run.
+        assert "router" in recipe.protect or name in ("bf16", "mlx-4bit")
+
+
+def test_routers_are_8_bit_at_least():
+    (override,) = load_recipe("mlx-4bit").override
+    assert (override.roles, override.stored_as.bits) == (("router",), 8)
 
 
 def test_what_a_recipe_leaves_out(here):
@@ -90,8 +97,11 @@ MESSAGES = [
     ('format = "tq"\n', "r.toml:1: `bits` is missing\n  why: the recipe's format needs it"),
     ('summary = "x"\n', 'r.toml:1: `format` is missing\n  fix: such as `format = "tq"`'),
     ("", 'r.toml:1: `format` is missing\n  fix: such as `format = "tq"`'),
-    ('summary = "x"\nformat = "fp8"\n', "r.toml:2: `format` cannot be `fp8`\n  why: it must be `tq`, `keep`"),
-    ('bits = 3\nformat = "kep"\n', "r.toml:2: `format` cannot be `kep`\n  why: it must be `tq`, `keep`\n"
+    ('summary = "x"\nformat = "fp9"\n', "r.toml:2: `format` cannot be `fp9`\n  fix: did you mean `fp8`?"),
+    ('format = "fp8"\nbits = 8\n', "r.toml:2: `bits` does not go with this format\n"
+     "  fix: `tq convert --recipes` shows recipes that work"),
+    ('format = "mlx"\nbits = 7\n', "r.toml:2: `bits` cannot be `7`\n  why: it must be 2, 3, 4, 5, 6 or 8"),
+    ('bits = 3\nformat = "kep"\n', "r.toml:2: `format` cannot be `kep`\n"
      "  fix: did you mean `keep`?"),
     ('format = "keep"\nbits = 3\n', "r.toml:2: `bits` does not go with this format\n"
      "  fix: `tq convert --recipes` shows recipes that work"),
@@ -105,7 +115,7 @@ MESSAGES = [
     (GOOD + 'protect = "embed"\n', "r.toml:4: `protect` cannot be `embed`\n  why: it must be a list, in brackets"),
     (GOOD + "override = 3\n", "r.toml:4: `override` cannot be `3`\n  why: it must be a list, in brackets"),
     (GOOD + "stored_as = 3\n", "`stored_as` is not a recipe key\n"
-     "  fix: format, bits, group_size, seed, scale stand beside the other keys"),
+     "  fix: format, bits, group_size, seed, scale, strategy, division, table stand beside the other keys"),
     (GOOD + "[[override]]\nbits = 4\n", "r.toml:4: the override selects nothing\n"
      "  why: an override works only where it says `roles`, `tensors` or `layers`"),
     (GOOD + '[[override]]\nroles = ["q"]\nbits = 4\n\n[[override]]\nroles = ["k"]\nbits = 9\n',

@@ -73,6 +73,6 @@ def _reader(layout: str) -> Reader:
 
 @cache
 def known() -> tuple[str, ...]:
-    """The layouts that have a reader, sorted."""
-    modules = pkgutil.iter_modules([str(Path(__file__).parent)])
-    return tuple(sorted(module.name for module in modules if module.name not in _NOT_A_READER))
+    """The layouts that have a reader, sorted. Modules that only help one have no `recognises`."""
+    names = (module.name for module in pkgutil.iter_modules([str(Path(__file__).parent)]))
+    return tuple(sorted(name for name in names if name not in _NOT_A_READER and hasattr(_reader(name), "recognises")))
