@@ -18,7 +18,7 @@ from tqcli.packed import PackedTensor
 from tqcli.readers.record import read_tq_config
 
 PLAIN = "plain"
-_NOT_A_READER = ("find", "record")
+_NOT_A_READER = ("find", "record", "hlwq_names", "hlwq_said", "hlwq_weight")
 
 
 class Reader(Protocol):
@@ -33,11 +33,15 @@ class Reader(Protocol):
 
 @dataclass(frozen=True)
 class Contents:
-    """layout: its name. packed: the compressed weights, by name. record: tq_config.json, empty where there is none."""
+    """layout: its name. packed: the compressed weights, by name. record: tq_config.json, empty where there is none.
+
+    notes: what a person should know of the kind of folder, a line each.
+    """
 
     layout: str
     packed: Mapping[str, PackedTensor]
     record: Mapping[str, Any]
+    notes: tuple[str, ...] = ()
 
     @property
     def plain_names(self) -> frozenset[str]:
@@ -51,7 +55,11 @@ def read(checkpoint: Checkpoint) -> Contents:
     layout = _layout(checkpoint, record)
     if layout == PLAIN:
         return Contents(PLAIN, {}, record)
-    return Contents(layout, _reader(layout).packed_tensors(checkpoint, record), record)
+    reader = _reader(layout)
+    packed = reader.packed_tensors(checkpoint, record)
+    # Few readers have something to say.
+    notes = getattr(reader, "notes", None)
+    return Contents(layout, packed, record, notes(checkpoint, packed, record) if notes else ())
 
 
 def _layout(checkpoint: Checkpoint, record: Mapping[str, Any]) -> str:
