@@ -11,7 +11,7 @@ from typing import Any
 
 from tqcli.arrangement import LeftOut
 from tqcli.errors import InputError
-from tqcli.layouts.experts import LEAVES, is_stack, stacked_apart
+from tqcli.layouts.experts import LEAVES, expert_count, is_stack, stacked_apart
 from tqcli.weights import Run, Weight, joined
 
 _NO_TOWERS = "mlx_lm runs the language model alone"
@@ -60,11 +60,15 @@ def names_of(model_type: str) -> MlxNames:
 
 @dataclass(frozen=True)
 class TextShape:
-    """What config.json says of the language model. sharing: layers, the last ones, that use earlier keys and values."""
+    """What config.json says of the language model. sharing: layers, the last ones, that use earlier keys and values.
+
+    experts: how many a layer has, None where it is not said.
+    """
 
     layers: int
     sharing: int
     tied: bool
+    experts: int | None = None
 
     @classmethod
     def of(cls, config: Mapping[str, Any], layers: int) -> "TextShape":
@@ -73,7 +77,7 @@ class TextShape:
         sections = (config, text if isinstance(text, Mapping) else {})
         sharing = sections[1].get("num_kv_shared_layers", sections[0].get("num_kv_shared_layers"))
         tied = any(section.get("tie_word_embeddings") is True for section in sections)
-        return cls(layers, sharing if type(sharing) is int else 0, tied)
+        return cls(layers, sharing if type(sharing) is int else 0, tied, expert_count(config))
 
 
 def left_out(weight: Weight, names: MlxNames, text: TextShape) -> str:
@@ -104,22 +108,25 @@ def arranged(originals: Sequence[Weight], names: MlxNames, text: TextShape) -> t
         else:
             weights.append(_renamed(weight, names))
     for block, ones in experts.items():
-        weights += (_renamed(one, names) for one in _stacks(block, ones, names))
+        weights += (_renamed(one, names) for one in _stacks(block, ones, names, text.experts))
     return weights, gone
 
 
-def _stacks(block: str, weights: Iterable[Weight], names: MlxNames) -> Iterator[Weight]:
+def _stacks(block: str, weights: Iterable[Weight], names: MlxNames, expected: int | None) -> Iterator[Weight]:
     """Experts one by one -> one weight of all experts for each projection."""
-    by_role: dict[str, list[Weight]] = {}
+    by_role: dict[str, list[Weight]] = {leaf: [] for leaf in LEAVES.values()}
     for weight in weights:
-        by_role.setdefault(LEAVES[weight.role.roles[0]], []).append(weight)
+        by_role[LEAVES[weight.role.roles[0]]].append(weight)
     parent = block.rpartition(".experts")[0]
+    count = expected or max(len(ones) for ones in by_role.values())
     for leaf, ones in by_role.items():
         ordered = sorted(ones, key=lambda one: one.role.expert or 0)
-        first = ordered[0]
         indexes = [one.role.expert for one in ordered]
-        if indexes != list(range(len(ordered))) or {one.shape for one in ordered} != {first.shape}:
-            raise InputError(f"the experts of `{block}` are not whole", why=f"`{leaf}` of {len(ordered)} experts")
+        if indexes != list(range(count)) or len({one.shape for one in ordered}) != 1:
+            raise InputError(
+                f"the experts of `{block}` are not whole", why=f"`{leaf}` of {len(ones)} of {count} experts"
+            )
+        first = ordered[0]
         runs: list[Run] = [run for one in ordered for run in one.runs]
         whole = replace(first, role=replace(first.role, expert=None))
         yield joined(whole, f"{parent}.{names.experts}.{leaf}.weight", (len(ordered), *first.shape), runs)
