@@ -27,6 +27,8 @@ _VERSION = "0.19.0"
 # What `model_free_ptq` is told to leave alone in a multimodal mixture of experts. Patterns match from the left.
 _IGNORED = ("lm_head", "re:.*embed.*", "re:.*router", "re:.*vision_tower.*", "re:.*norm.*")
 
+_WEIGHT, _KEYS, _VALUES = ".weight", ".k_proj.weight", ".v_proj.weight"
+
 
 class CompressedTensorsLayout:
     """Original names, but for the experts."""
@@ -78,7 +80,7 @@ def quantization_config(plan: Plan) -> dict[str, Any]:
     modules: dict[SchemeFormat, list[str]] = {}
     for decision in plan.packed:
         if isinstance(decision.format, SchemeFormat):
-            modules.setdefault(decision.format, []).append(_module(decision))
+            modules.setdefault(decision.format, []).extend(_modules(decision, plan))
     ordered = sorted(modules, key=lambda one: -len(modules[one]))
     groups = {}
     for number, one in enumerate(ordered):
@@ -100,7 +102,7 @@ def quantization_config(plan: Plan) -> dict[str, Any]:
 
 def ignored(plan: Plan) -> list[str]:
     """Patterns and names that match every matrix that is kept, and none that is compressed."""
-    packed = [_module(decision) for decision in plan.packed]
+    packed = [module for decision in plan.packed for module in _modules(decision, plan)]
     patterns = [one for one in _IGNORED if not any(_matches(one, name) for name in packed)]
     for name in _kept_modules(plan):
         if not any(_matches(pattern, name) for pattern in patterns):
@@ -110,12 +112,17 @@ def ignored(plan: Plan) -> list[str]:
 
 def _kept_modules(plan: Plan) -> Iterator[str]:
     for decision in plan.decisions:
-        if decision.format is None and decision.weight.name.endswith(".weight") and len(decision.weight.shape) == 2:
-            yield _module(decision)
+        if decision.format is None and decision.weight.name.endswith(_WEIGHT) and len(decision.weight.shape) == 2:
+            yield from _modules(decision, plan)
 
 
-def _module(decision: Decision) -> str:
-    return decision.weight.name.removesuffix(".weight")
+def _modules(decision: Decision, plan: Plan) -> Iterator[str]:
+    """The module of a weight. Where keys are values too, engines ask for the values by a name of their own."""
+    name = decision.weight.name
+    yield name.removesuffix(_WEIGHT)
+    values = name.removesuffix(_KEYS) + _VALUES
+    if name.endswith(_KEYS) and values not in plan.by_name:
+        yield values.removesuffix(_WEIGHT)
 
 
 def _matches(pattern: str, module: str) -> bool:
