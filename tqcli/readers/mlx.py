@@ -29,9 +29,7 @@ def packed_tensors(checkpoint: Checkpoint, record: Mapping[str, Any]) -> dict[st
     del record
     section = checkpoint.config.get("quantization")
     section = section if isinstance(section, Mapping) else {}
-    if section.get("mode", "affine") != "affine":
-        why = f"its mode is {json.dumps(section.get('mode'))[:40]}"
-        raise InputError(f"`{checkpoint.storage.label}` is not read here", why=why)
+    _check_mode(checkpoint.storage.label, section)
     found = {}
     for name, tensor in checkpoint.tensors.items():
         module = name.removesuffix(SCALES).removesuffix(BIASES)
@@ -40,6 +38,11 @@ def packed_tensors(checkpoint: Checkpoint, record: Mapping[str, Any]) -> dict[st
         if tensor.dtype == "U32" and name.removesuffix(WEIGHT) + SCALES not in checkpoint.tensors:
             raise InputError(f"`{name}` has no `{SCALES}` beside it", why="a part of a weight is missing")
     return found
+
+
+def _check_mode(what: str, said: Mapping[str, Any]) -> None:
+    if said.get("mode", "affine") != "affine":
+        raise InputError(f"`{what}` is not read here", why=f"its mode is {json.dumps(said.get('mode'))[:40]}")
 
 
 def _weight(module: str, tensors: Mapping[str, TensorInfo], section: Mapping[str, Any]) -> PackedTensor:
@@ -68,6 +71,7 @@ def _weight(module: str, tensors: Mapping[str, TensorInfo], section: Mapping[str
 def _format(module: str, codes: TensorInfo, scales: TensorInfo, section: Mapping[str, Any]) -> Mlx:
     own = section.get(module)
     said = {**section, **(own if isinstance(own, Mapping) else {})}
+    _check_mode(module, said)
     size = said.get("group_size")
     known = len(scales.shape) >= 2 and scales.parameters > 0 and is_float_dtype(scales.dtype)
     if size not in _SIZES or not isinstance(size, int) or not known or len(codes.shape) != len(scales.shape):
