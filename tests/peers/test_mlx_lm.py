@@ -7,6 +7,7 @@ compared, not files. Side files are not: mlx_lm writes the tokenizer anew.
 
 import json
 import re
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -20,6 +21,7 @@ from tqcli.architectures.base import find
 from tqcli.checkpoint.reader import open_checkpoint
 from tqcli.checkpoint.storage import LocalFolder
 from tqcli.layouts.originals import original_weights
+from tqcli.readers.find import read
 from tqcli.weights import read_elements
 
 pytestmark = [pytest.mark.peer, pytest.mark.slow]
@@ -140,6 +142,33 @@ def test_uniform_4_bit_is_what_mlx_lm_makes_by_itself(model, sources, ours, tmp_
     predicate = DIFFERENT.get(model)
     mlx_lm.convert(str(sources[model]), str(tmp_path / "theirs"), quantize=True, quant_predicate=predicate)
     equal(ours(model, "mlx-4bit", "scale=minmax"), tmp_path / "theirs")
+
+
+@pytest.mark.parametrize("model", ["fixture", "gemma4", "qwen3_moe"])
+def test_what_mlx_lm_made_is_read_and_verified(model, sources, ours, tmp_path):
+    layers = 4 if model == "fixture" else mlx_models.LAYERS
+    theirs = tmp_path / "theirs"
+    mlx_lm.convert(str(sources[model]), str(theirs), quantize=True, quant_predicate=config_i(layers))
+    found, expected = (read(open_checkpoint(LocalFolder(one))) for one in (theirs, ours(model, "config-i")))
+    assert (found.layout, found.record) == ("mlx", {})
+    assert {name: (one.format.config(), one.shape) for name, one in found.packed.items()} == {
+        name: (one.format.config(), one.shape) for name, one in expected.packed.items()
+    }
+    assert len(found.packed) > 20
+    assert re.search(r"^expert_down +(mlx8 g64|bf16) ", succeed("inspect", theirs).stdout, re.MULTILINE)
+    # mlx_lm writes the tokenizer anew, which a comparison with the source would name.
+    shutil.copy(sources[model] / "tokenizer.json", theirs)
+    shutil.copy(sources[model] / "tokenizer_config.json", theirs)
+    report = json.loads(
+        succeed("inspect", theirs, "--verify", "--source", sources[model], "--all", "--format", "json").stdout
+    )
+    assert report["packed"] == len(found.packed)
+    assert report["compared"] == len(found.packed) + sum(one.dtype == "BF16" for one in plain(theirs, found))
+
+
+def plain(folder, found):
+    """The tensors that belong to no compressed weight."""
+    return [one for one in open_checkpoint(LocalFolder(folder)).tensors.values() if one.name not in found.plain_names]
 
 
 @pytest.mark.parametrize("scale", ["minmax", "least-squares"])
