@@ -7,10 +7,12 @@ reordered columns, other widths. Left out: caches and transforms.
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from tq_kernels.types import FloatDtype
 
 from tqcli.checkpoint.header import TensorInfo
 from tqcli.checkpoint.reader import Checkpoint
+from tqcli.checkpoint.storage import LocalFolder
 from tqcli.codec.floats import is_float_dtype
 from tqcli.errors import InputError
 from tqcli.formats.base import Format
@@ -23,6 +25,10 @@ from tqcli.packed import PackedTensor, Part
 QUANT_METHOD = "compressed-tensors"
 WEIGHT, PACKED, SCALE, SIZES = ".weight", ".weight_packed", ".weight_scale", ".weight_shape"
 _UNKNOWN = (".weight_zero_point", ".weight_g_idx")
+# What engines quantise activations by: no part of a weight, and nothing without one.
+_ACTIVATIONS = (".input_scale", ".input_global_scale", ".input_zero_point")
+_BESIDE = (PACKED, SIZES, GLOBAL_SCALE, *_ACTIVATIONS)
+_SIZES = {"I64": "<i8", "I32": "<i4"}
 
 
 def recognises(checkpoint: Checkpoint) -> bool:
@@ -39,33 +45,28 @@ def packed_tensors(checkpoint: Checkpoint, record: Mapping[str, Any]) -> dict[st
             raise InputError(f"`{name}` is not known here", why="only symmetric weights without reordering are read")
         if name.endswith(SCALE):
             module = name.removesuffix(SCALE)
-            found[module + WEIGHT] = _weight(module, tensor, checkpoint.tensors)
+            found[module + WEIGHT] = _weight(module, tensor, checkpoint)
+    inside = {tensor.name for packed in found.values() for tensor in packed.tensors}
     for name, tensor in checkpoint.tensors.items():
-        module = name.removesuffix(PACKED).removesuffix(WEIGHT)
-        if (
-            (name.endswith(PACKED) or tensor.dtype.startswith("F8_"))
-            and module + WEIGHT not in found
-            and (not name.endswith(SCALE))
-        ):
+        if name not in inside and (name.endswith(_BESIDE) or tensor.dtype.startswith("F8_")):
             raise InputError(f"`{name}` has no `{SCALE}` beside it", why="half of a compressed weight is missing")
     return found
 
 
-def _weight(module: str, scale: TensorInfo, tensors: Mapping[str, TensorInfo]) -> PackedTensor:
-    codes = tensors.get(module + PACKED) or tensors.get(module + WEIGHT)
-    if codes is None or len(codes.shape) != 2 or codes.parameters == 0 or len(scale.shape) != 2:
-        raise InputError(f"`{scale.name}` has no weight beside it", why="half of a compressed weight is missing")
+def _weight(module: str, scale: TensorInfo, checkpoint: Checkpoint) -> PackedTensor:
+    tensors = checkpoint.tensors
+    codes = _codes(module, scale, tensors)
     stored_as, columns = _format(codes, scale)
-    if stored_as is None:
-        why = f"codes {codes.dtype} {list(codes.shape)}, scales {scale.dtype} {list(scale.shape)}"
-        raise InputError(f"`{module}{WEIGHT}` is stored in a way that is not known here", why=why)
     shape = (codes.shape[0], columns)
+    if stored_as is None or stored_as.refusal(shape):
+        raise _unknown(module, codes, scale)
     expected = [one for one in stored_as.stored(module + WEIGHT, shape, _dtype(scale)) if one.content is None]
     parts = (codes, scale, *_global_scale(module, stored_as, tensors))
-    if [(one.dtype, one.shape) for one in expected] != [(part.dtype, part.shape) for part in parts]:
+    if [(one.name, one.dtype, one.shape) for one in expected] != [(one.name, one.dtype, one.shape) for one in parts]:
         why = f"codes {list(codes.shape)} do not go with scales {list(scale.shape)}"
         raise InputError(f"`{module}{WEIGHT}` is damaged", why=why)
-    sizes = tensors.get(module + SIZES)
+    extra = tuple(tensors[module + suffix] for suffix in (SIZES, *_ACTIVATIONS) if module + suffix in tensors)
+    _check_sizes(module, shape, checkpoint)
     return PackedTensor(
         name=module + WEIGHT,
         format=stored_as,
@@ -74,8 +75,40 @@ def _weight(module: str, scale: TensorInfo, tensors: Mapping[str, TensorInfo]) -
         columns=columns,
         shape=shape,
         dtype=_dtype(scale),
-        extra=(sizes,) if sizes else (),
+        extra=extra,
     )
+
+
+def _codes(module: str, scale: TensorInfo, tensors: Mapping[str, TensorInfo]) -> TensorInfo:
+    found = [tensors[module + suffix] for suffix in (PACKED, WEIGHT) if module + suffix in tensors]
+    if not found:
+        raise InputError(f"`{scale.name}` has no weight beside it", why="half of a compressed weight is missing")
+    if len(found) > 1:
+        raise InputError(f"`{module}{WEIGHT}` is there twice", why=f"as it is, and as `{PACKED}`")
+    codes = found[0]
+    if len(codes.shape) != 2 or len(scale.shape) != 2 or codes.parameters == 0 or scale.parameters == 0:
+        raise _unknown(module, codes, scale)
+    return codes
+
+
+def _unknown(module: str, codes: TensorInfo, scale: TensorInfo) -> InputError:
+    why = f"codes {codes.dtype} {list(codes.shape)}, scales {scale.dtype} {list(scale.shape)}"
+    return InputError(f"`{module}{WEIGHT}` is stored in a way that is not known here", why=why)
+
+
+def _check_sizes(module: str, shape: tuple[int, int], checkpoint: Checkpoint) -> None:
+    """Raises InputError where `.weight_shape`, which some readers go by, says something else than the codes do."""
+    sizes = checkpoint.tensors.get(module + SIZES)
+    if sizes is None:
+        return
+    if sizes.dtype not in _SIZES or sizes.shape != (2,):
+        raise InputError(f"`{sizes.name}` is no shape", why=f"{sizes.dtype} {list(sizes.shape)}")
+    # On the Hub each would be a request of its own, and there are tens of thousands.
+    if isinstance(checkpoint.storage, LocalFolder):
+        said = checkpoint.storage.read(sizes.file, sizes.offset, sizes.nbytes)
+        found = np.frombuffer(said, _SIZES[sizes.dtype]).tolist()
+        if found != list(shape):
+            raise InputError(f"`{module}{WEIGHT}` is {list(shape)}", why=f"`{SIZES}` says {found}")
 
 
 def _global_scale(module: str, stored_as: Format, tensors: Mapping[str, TensorInfo]) -> tuple[TensorInfo, ...]:
