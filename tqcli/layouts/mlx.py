@@ -94,7 +94,7 @@ def _ends(storage: Storage) -> dict[str, Any]:
     if _GENERATION not in storage.files():
         return {}
     ends = parse_object(read_bounded(storage, _GENERATION), _GENERATION).get("eos_token_id")
-    return {} if ends is None else {"eos_token_id": ends}
+    return {"eos_token_id": ends} if ends else {}
 
 
 def _leaf_parameters(plan: Plan) -> int:
