@@ -71,11 +71,14 @@ def fused(weights: Sequence[Weight], config: Mapping[str, Any]) -> tuple[Weight,
 
 def _layer(block: str, weights: Iterable[Weight], expected: int | None) -> Iterator[Weight]:
     by_place = {(weight.role.expert, weight.role.roles[0]): weight for weight in weights}
-    experts = range(expected or 1 + max(expert or 0 for expert, _ in by_place))
+    last = max(expert or 0 for expert, _ in by_place)
+    if expected and last >= expected:
+        raise InputError(f"`{block}` has an expert {last}", why=f"config.json says that there are {expected}")
+    experts = range(expected or 1 + last)
     for name, roles in _STACKS.items():
         parts = [_expert(block, by_place, expert, role) for expert in experts for role in roles]
-        if len({part.shape for part in parts}) != 1:
-            raise InputError(f"the experts of `{block}` differ in shape")
+        if len({(part.shape, part.dtype) for part in parts}) != 1 or len(parts[0].shape) != 2:
+            raise InputError(f"the experts of `{block}` differ in shape or dtype")
         rows, columns = parts[0].shape
         runs: list[Run] = [run for part in parts for run in part.runs]
         role = replace(parts[0].role, roles=roles, expert=None)
