@@ -13,6 +13,8 @@ from tqcli.checkpoint.journal import JOURNAL_NAME
 from tqcli.checkpoint.reader import Checkpoint
 from tqcli.checkpoint.storage import LocalFolder, Storage
 from tqcli.errors import InputError
+from tqcli.layouts import hlwq, hlwq_proof
+from tqcli.layouts.originals import original_weights
 from tqcli.packed import PackedTensor
 from tqcli.plan import matches
 from tqcli.readers.find import Contents, read
@@ -46,7 +48,10 @@ class RoleRow:
 
 @dataclass(frozen=True)
 class Summary:
-    """A whole checkpoint. `tool` and `recipe` are what the folder says of its making, where it says so."""
+    """A whole checkpoint. `tool` and `recipe` are what the folder says of its making, where it says so.
+
+    notes: what a person should know of the kind of folder, a line each.
+    """
 
     model: str
     revision: str | None
@@ -58,6 +63,7 @@ class Summary:
     original_model: str
     recipe: Mapping[str, Any] | None
     ignored_files: tuple[tuple[str, str], ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def parameters(self) -> int:
@@ -123,7 +129,28 @@ def summarize(checkpoint: Checkpoint) -> Summary:
         original_model=str(config.get("original_model", "")),
         recipe=recipe if isinstance(recipe, Mapping) else None,
         ignored_files=checkpoint.ignored_files,
+        notes=contents.notes,
     )
+
+
+def to_verify(checkpoint: Checkpoint) -> Checkpoint:
+    """A folder as its layout arranges sources, where it is not so yet."""
+    if read(checkpoint).layout != "hlwq":
+        return checkpoint
+    return hlwq.in_slices(checkpoint, find(checkpoint.config))
+
+
+def prove_levels(checkpoint: Checkpoint, source: Checkpoint) -> tuple[hlwq_proof.Proof, ...]:
+    """Which levels an HLWQ folder was made with, by the original's weights; nothing for other folders.
+
+    Raises CheckFailed where they are not those that the folder claims.
+    """
+    contents = read(checkpoint)
+    if contents.layout != "hlwq":
+        return ()
+    originals = original_weights(source, find(source.config))
+    arranged = hlwq.LAYOUT.arrange(originals, source).weights
+    return hlwq_proof.prove(checkpoint, contents.packed, source, arranged)
 
 
 def is_unfinished(storage: Storage) -> bool:

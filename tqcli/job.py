@@ -10,17 +10,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tqcli.architectures.base import find
+from tqcli.checkpoint.overlay import Overlay
 from tqcli.checkpoint.reader import Checkpoint, open_checkpoint
-from tqcli.checkpoint.sidecars import CONFIG_NAME, sidecars
-from tqcli.checkpoint.storage import LocalFolder
+from tqcli.checkpoint.storage import LocalFolder, Storage
 from tqcli.convert import Progress, convert, give_up, preflight
 from tqcli.errors import CheckFailed, InputError, MachineError
-from tqcli.hub.fetch import download, open_source
+from tqcli.hub.base_model import local_checkpoint, open_model
+from tqcli.hub.fetch import open_source
 from tqcli.layouts.base import layout_of
 from tqcli.layouts.originals import original_weights
 from tqcli.output_folder import check, claim
 from tqcli.pieces import PIECE_BYTES
 from tqcli.plan import Plan, make_plan
+from tqcli.readers.find import read
 from tqcli.recipe import Recipe, load_recipe
 from tqcli.requantising import refuse_compressed
 from tqcli.verify import Report, verify
@@ -32,7 +34,10 @@ _BASE_MEMORY = 90_000_000
 
 @dataclass(frozen=True)
 class Job:
-    """What a person asked for. from_quantized: a compressed source is decoded and compressed again."""
+    """What a person asked for. from_quantized: a compressed source is decoded and compressed again.
+
+    base: the model that has the tensors that the source lacks; None for the one that the source names.
+    """
 
     source: str
     recipe: str
@@ -40,6 +45,7 @@ class Job:
     from_quantized: bool = False
     revision: str | None = None
     shard_bytes: int = DEFAULT_SHARD_BYTES
+    base: str | None = None
 
 
 @dataclass(frozen=True)
@@ -53,10 +59,11 @@ class Done:
 def plan_job(job: Job) -> Plan:
     """Read headers and decide. Raises InputError before anything large is fetched."""
     recipe: Recipe = load_recipe(job.recipe, job.changes)
-    source = open_checkpoint(open_source(job.source, job.revision))
+    source = open_model(open_source(job.source, job.revision), job.base)
     architecture = find(source.config)
     if recipe.formats and not job.from_quantized:
         refuse_compressed(source)
+        _refuse_packed(source)
     originals = original_weights(source, architecture)
     layout = layout_of(recipe)
     arrangement = layout.arrange(originals, source)
@@ -64,6 +71,14 @@ def plan_job(job: Job) -> Plan:
     return make_plan(
         source, architecture, recipe, arrangement, lambda made: layout.lay_out(made, source, job.shard_bytes)
     )
+
+
+def _refuse_packed(source: Checkpoint) -> None:
+    """Folders whose names and config.json do not show it, only a reader of theirs."""
+    contents = read(source)
+    if contents.packed:
+        what, why = f"`{source.storage.label}` is compressed already", f"`{next(iter(contents.packed))}` is"
+        raise InputError(what, why=why, fix="name the original, or --from-quantized")
 
 
 def disk_needed(plan: Plan) -> int:
@@ -106,6 +121,7 @@ def run_job(
 
     Raises InputError, MachineError, or CheckFailed where the folder is not right.
     """
+    _check_apart(plan.source.storage, folder)
     if check(plan, folder, overwrite=overwrite):
         return Done(_verify_again(plan, folder, every_row=every_row, workers=workers), written=False)
     check_disk(plan, folder)
@@ -132,9 +148,22 @@ def _verify_again(plan: Plan, folder: Path, *, every_row: bool, workers: int) ->
         raise CheckFailed(what, why=why, fix="--overwrite") from error
 
 
+def _check_apart(storage: Storage, folder: Path) -> None:
+    """What `output_folder` asks of one source folder, asked of two."""
+    for part in (storage.folder, storage.base) if isinstance(storage, Overlay) else ():
+        if isinstance(part, LocalFolder) and folder.resolve().is_relative_to(part.path):
+            why = "sources are never written to"
+            raise InputError(f"`{folder}` lies inside `{part.label}`", why=why, fix="choose another output folder")
+
+
 def _local(plan: Plan) -> Checkpoint | None:
     """The source to compare with. One on the Hub is not read again: that would cost as much as the conversion."""
-    return plan.source if isinstance(plan.source.storage, LocalFolder) else None
+    return plan.source if _is_local(plan.source.storage) else None
+
+
+def _is_local(storage: Storage) -> bool:
+    parts = (storage.folder, storage.base) if isinstance(storage, Overlay) else (storage,)
+    return all(isinstance(part, LocalFolder) for part in parts)
 
 
 def verify_folder(folder: Path, source: Checkpoint | None, *, every_row: bool, workers: int) -> Report:
@@ -145,17 +174,7 @@ def verify_folder(folder: Path, source: Checkpoint | None, *, every_row: bool, w
 
 def _on_this_machine(plan: Plan) -> Plan:
     """Fetch a Hub model's files, whole; a local source stays as it is."""
-    storage = plan.source.storage
-    if isinstance(storage, LocalFolder):
+    if _is_local(plan.source.storage):
         return plan
-    from tqcli.hub.remote import HubFolder
-
-    if not isinstance(storage, HubFolder):
-        raise TypeError(f"{type(storage).__name__} cannot be fetched")
-    copied, _ = sidecars(storage)
-    wanted = [*(shard.name for shard in plan.source.shards), CONFIG_NAME, *copied]
-    fetched = replace(plan.source, storage=download(storage, wanted))
-    # The plan's offsets are the headers': what was fetched must have the headers that were planned with.
-    if open_checkpoint(fetched.storage).content_fingerprint() != plan.source.content_fingerprint():
-        raise MachineError(f"the files fetched from `{storage.label}` are not those that were listed")
-    return replace(plan, source=fetched)
+    # The plan's offsets are the headers': what is fetched must have the headers that were planned with.
+    return replace(plan, source=replace(plan.source, storage=local_checkpoint(plan.source).storage))

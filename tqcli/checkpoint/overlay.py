@@ -32,9 +32,10 @@ class Overlay:
         self.prefix = _free_prefix(folder)
         ours, there = folder.files(), base.files()
         small = [name for name in (CONFIG_NAME, *sidecars(base)[0]) if name in there and name not in ours]
+        self._shards = tuple(shards)
         self._homes = {
             **{name: (base, name) for name in small},
-            **{self.prefix + name: (base, name) for name in shards},
+            **{self.prefix + name: (base, name) for name in self._shards},
             **{name: (folder, name) for name in ours},
         }
 
@@ -71,6 +72,12 @@ class Overlay:
         """As the storage where it lies says it."""
         home, inner = self._home(name)
         return home.fingerprint(inner)
+
+    def over(self, folder: Storage, base: Storage) -> "Overlay":
+        """The same over copies of the two."""
+        copy = Overlay(folder, base, self.base_tensors, self._shards)
+        copy.taken = self.taken
+        return copy
 
     def _home(self, name: str) -> tuple[Storage, str]:
         # A name that is not there is for the folder to refuse.

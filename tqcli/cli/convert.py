@@ -10,12 +10,16 @@ from tqcli.cli.out import Out, OutputFormat, command, count, shards, size
 from tqcli.errors import InputError
 
 if TYPE_CHECKING:
+    from tqcli.checkpoint.reader import Checkpoint
     from tqcli.job import Done
     from tqcli.plan import Plan
     from tqcli.plan_summary import PlanRow
     from tqcli.recipe_table import RecipeRow
     from tqcli.verify import Report
 
+Base = Annotated[
+    str | None, typer.Option("--base", help="Model that has the tensors that MODEL lacks.", metavar="MODEL")
+]
 _RANGES_SHOWN = 2
 # Errors below this get a fifth digit.
 _SMALL = 0.002
@@ -40,6 +44,7 @@ def convert_command(
     from_quantized: Annotated[
         bool, typer.Option("--from-quantized", help="Decode a compressed source and compress it again.")
     ] = False,
+    base: Base = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier conversion.")] = False,
     shard_size: Annotated[str, typer.Option(help="Largest output file.", metavar="SIZE")] = "5GB",
     workers: Workers = None,
@@ -68,14 +73,15 @@ def convert_command(
         if model is None:
             raise InputError("which model?", fix="`tq convert MODEL OUT`, or `--recipes`")
         _convert(
-            out, model, output, recipe, changes or [], dry_run, from_quantized, revision, stream, overwrite,
-            shard_size, workers, verify_all,
+            out, model, output, recipe, changes or [], dry_run, from_quantized, revision, base, stream,
+            overwrite, shard_size, workers, verify_all,
         )  # fmt: skip
 
 
 def _convert(
     out: Out, model: str, output: Path | None, recipe: str, changes: list[str], dry_run: bool, from_quantized: bool,
-    revision: str | None, stream: bool, overwrite: bool, shard_size: str, workers: int | None, verify_all: bool,
+    revision: str | None, base: str | None, stream: bool, overwrite: bool, shard_size: str, workers: int | None,
+    verify_all: bool,
 ) -> None:  # fmt: skip
     from tqcli import job
     from tqcli.cli.progress import progress_bar
@@ -84,7 +90,7 @@ def _convert(
     if stream and verify_all:
         raise InputError("`--all` cannot go with `--stream`", why="a streamed source is not kept to compare with")
     threads = workers or default_workers()
-    plan = job.plan_job(job.Job(model, recipe, changes, from_quantized, revision, parse_size(shard_size)))
+    plan = job.plan_job(job.Job(model, recipe, changes, from_quantized, revision, parse_size(shard_size), base))
     _print_plan(out, plan, recipe, output, job.memory_needed(threads))
     if dry_run:
         out.result(_plan_data(plan, recipe), str(plan.file_bytes))
@@ -143,9 +149,21 @@ def _print_plan(out: Out, plan: "Plan", recipe: str, output: Path | None, memory
         out.note(f"note: {backend.reason}")
     for name, reason in plan.source.ignored_files:
         out.note(f"note: `{name}` is left out: {reason}")
+    if note := base_note(plan.source):
+        out.note(note)
     for one in _reasons(plan):
         out.note(f"note: {one}")
     _note_left_out(out, plan)
+
+
+def base_note(source: "Checkpoint") -> str:
+    """How many tensors come from the base model, where one is needed."""
+    from tqcli.checkpoint.overlay import Overlay
+
+    storage = source.storage
+    if not isinstance(storage, Overlay):
+        return ""
+    return f"note: {storage.taken} of {len(source.tensors)} tensors are taken from `{storage.base.label}`"
 
 
 def _reasons(plan: "Plan") -> list[str]:

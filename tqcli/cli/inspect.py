@@ -1,9 +1,11 @@
 """`tq inspect`: what a checkpoint holds, from its headers; `--verify` reads the weights as well."""
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tqcli.cli.convert import Base
 from tqcli.cli.options import Format, Revision, Workers
 from tqcli.cli.out import Out, OutputFormat, command, count, shards, size
 from tqcli.errors import CheckFailed, InputError
@@ -11,6 +13,7 @@ from tqcli.errors import CheckFailed, InputError
 if TYPE_CHECKING:
     from tqcli.checkpoint.reader import Checkpoint
     from tqcli.inspection import Difference, Item, Summary
+    from tqcli.layouts.hlwq_proof import Proof
 
 
 def inspect_command(
@@ -28,6 +31,7 @@ def inspect_command(
     diff: Annotated[
         str | None, typer.Option(help="Compare with another checkpoint, by headers.", metavar="OTHER")
     ] = None,
+    base: Base = None,
     revision: Revision = None,
     workers: Workers = None,
     output_format: Format = OutputFormat.human,
@@ -48,7 +52,7 @@ def inspect_command(
         from tqcli.inspection import compare, summarize
 
         _check_flags(names, tensors is not None, recipe, verify, diff is not None, source, verify_all)
-        checkpoint = _open(out, model, revision)
+        checkpoint = _open(out, model, revision, base, source)
         summary = summarize(checkpoint)
         if verify:
             _verify(out, checkpoint, source, verify_all, workers)
@@ -80,8 +84,13 @@ def _check_flags(
         )
 
 
-def _open(out: Out, model: str, revision: str | None) -> "Checkpoint":
+def _open(
+    out: Out, model: str, revision: str | None, base: str | None = None, source: str | None = None
+) -> "Checkpoint":
+    """base: named by the user. source: what is compared with, which is the base of a folder that is not whole."""
     from tqcli.checkpoint.reader import CONFIG_FILE, open_checkpoint
+    from tqcli.cli.convert import base_note
+    from tqcli.hub.base_model import open_model, wants_base
     from tqcli.hub.fetch import open_source
     from tqcli.inspection import is_unfinished
 
@@ -91,7 +100,23 @@ def _open(out: Out, model: str, revision: str | None) -> "Checkpoint":
         if CONFIG_FILE not in storage.files():
             raise InputError(f"`{model}` is an unfinished conversion", fix=fix)
         out.note(f"note: `{model}` was converted but not verified: {fix}")
-    return open_checkpoint(storage)
+    if base is None and source is not None and wants_base(storage):
+        base = source
+    # Without a base the folder is shown as it is; only one without config.json needs it to be opened at all.
+    whole = base is not None or CONFIG_FILE not in storage.files()
+    checkpoint = open_model(storage, base) if whole else open_checkpoint(storage)
+    if note := base_note(checkpoint) or _base_needed(checkpoint, whole):
+        out.note(note)
+    return checkpoint
+
+
+def _base_needed(checkpoint: "Checkpoint", whole: bool) -> str:
+    from tqcli.hub.base_model import lacks_tensors, named_base
+
+    if whole or not lacks_tensors(checkpoint):
+        return ""
+    named = named_base(checkpoint)
+    return f"note: norms, routers and the like are not here, but in the base model{f' `{named}`' if named else ''}"
 
 
 def _print_summary(out: Out, summary: "Summary") -> None:
@@ -108,6 +133,8 @@ def _print_summary(out: Out, summary: "Summary") -> None:
     out.line(f"{size(summary.nbytes)} in {shards(summary.shards)}   {summary.bits_per_weight:.2f} bits per weight")
     if not summary.known_architecture:
         out.note(f"note: model_type `{summary.model_type}` is not known, so no roles are shown")
+    for note in summary.notes:
+        out.note(f"note: {note}")
     for name, reason in summary.ignored_files:
         out.note(f"note: `{name}` is left out: {reason}")
     out.result(_summary_data(summary), f"{summary.bits_per_weight:.4f}")
@@ -129,6 +156,7 @@ def _summary_data(summary: "Summary") -> dict[str, object]:
              "bytes": row.nbytes}
             for row in summary.by_role()
         ],
+        **({"notes": list(summary.notes)} if summary.notes else {}),
     }  # fmt: skip
 
 
@@ -191,10 +219,20 @@ def _print_difference(out: Out, difference: "Difference", first: str, second: st
 def _verify(out: Out, checkpoint: "Checkpoint", source: str | None, every_row: bool, workers: int | None) -> None:
     from tqcli.cli.convert import print_checked, report_data
     from tqcli.convert import default_workers, kernels
+    from tqcli.inspection import prove_levels, to_verify
     from tqcli.verify import verify
 
     kernels()
+    checkpoint = to_verify(checkpoint)
     original = _open(out, source, None) if source else None
     report = verify(checkpoint, original, every_row=every_row, workers=workers or default_workers())
     print_checked(out, report)
-    out.result(report_data(report), "ok")
+    proofs = prove_levels(checkpoint, original) if original else ()
+    for proof in proofs:
+        out.line(f"levels   {proof.claimed}, {_proved(proof)}, in {proof.weights} {proof.bits}-bit weights")
+    out.result(report_data(report) | ({"levels": [asdict(proof) for proof in proofs]} if proofs else {}), "ok")
+
+
+def _proved(proof: "Proof") -> str:
+    others = [table for table in proof.fitting if table != proof.claimed]
+    return f"or {' or '.join(others)}: too alike to tell apart" if others else "proved"

@@ -162,12 +162,15 @@ def stacked(weights: Sequence[Weight], config: Mapping[str, Any]) -> tuple[Weigh
         if match is None:
             found.append(weight)
         elif weight is next(iter(slices[match[1]].values())):
-            found.append(_stack(match[1], slices[match[1]], expert_count(config)))
+            expected = None if weight.role.expert is None else expert_count(config)
+            found.append(_stack(match[1], slices[match[1]], expected))
     return tuple(found)
 
 
 def _slice(weight: Weight) -> re.Match[str] | None:
-    return _SLICE.fullmatch(weight.name) if weight.role.expert is not None and len(weight.shape) == 2 else None
+    """The fused name and the number in a slice's name. Other tensors may have such names too: they are plain."""
+    meant = weight.role.expert is not None or not weight.is_plain
+    return _SLICE.fullmatch(weight.name) if meant and len(weight.shape) == 2 else None
 
 
 def _stack(name: str, slices: Mapping[int, Weight], expected: int | None) -> Weight:

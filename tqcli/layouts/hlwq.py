@@ -14,6 +14,7 @@ from tq_kernels.hlwq import BLOCK, blocks
 
 from tqcli.architectures.base import Architecture
 from tqcli.arrangement import Arrangement
+from tqcli.checkpoint.header import TensorInfo
 from tqcli.checkpoint.reader import Checkpoint
 from tqcli.checkpoint.sidecars import CONFIG_NAME
 from tqcli.checkpoint.writer import ShardLayout, lay_out_shards
@@ -22,7 +23,7 @@ from tqcli.errors import InputError
 from tqcli.formats.hlwq import META, NORMS, PACKED, Hlwq
 from tqcli.formats.hlwq_files import EXTRA, HLWQ_CONFIG_NAME, OWN_METHOD, QUANT_METHOD, STATE
 from tqcli.formats.native import GUARD
-from tqcli.layouts.experts import is_stack, one_by_one, paired, sliced, stacked
+from tqcli.layouts.experts import LEAVES, is_stack, one_by_one, paired, sliced, stacked
 from tqcli.layouts.files import plain_config, same_names, to_json
 from tqcli.plan import Decision, Plan
 from tqcli.readers.find import Contents
@@ -89,6 +90,22 @@ class HlwqLayout:
 
 
 LAYOUT = HlwqLayout()
+
+
+def in_slices(checkpoint: Checkpoint, architecture: Architecture) -> Checkpoint:
+    """The same folder with plain stacks of experts seen as slices, which is how sources are arranged to be compared:
+    polar_engine left experts as they were.
+    """
+    tensors: dict[str, TensorInfo] = {}
+    for tensor in checkpoint.tensors.values():
+        if len(tensor.shape) != 3 or not set(architecture.classify(tensor.name).roles) <= set(LEAVES):
+            tensors[tensor.name] = tensor
+            continue
+        nbytes = tensor.nbytes // max(tensor.shape[0], 1)
+        for expert in range(tensor.shape[0]):
+            name, offset = f"{tensor.name}_e{expert}", tensor.offset + expert * nbytes
+            tensors[name] = replace(tensor, name=name, shape=tensor.shape[1:], offset=offset, nbytes=nbytes)
+    return replace(checkpoint, tensors=tensors)
 
 
 def quantization_config(plan: Plan) -> dict[str, Any]:

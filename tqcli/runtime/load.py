@@ -6,6 +6,8 @@ with a warning (an unknown quantisation, missing tensors) is an error here.
 
 import json
 import os
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +15,19 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, Offl
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.quantizers.auto import AutoHfQuantizer
 
+from tqcli.checkpoint.overlay import Overlay
+from tqcli.checkpoint.reader import Checkpoint
+from tqcli.checkpoint.storage import Storage
 from tqcli.errors import InputError, MachineError, TqError
+from tqcli.formats.hlwq_files import HLWQ_CONFIG_NAME, POLAR_CONFIG_NAME, QUANT_METHODS
+from tqcli.hub.base_model import open_model, wants_base
+from tqcli.hub.fetch import open_source
 from tqcli.runtime.transformers.decoded import every_layout
 from tqcli.runtime.transformers.watch import raise_if_any
 
 _TOKENIZERS = ("tokenizer.json", "vocab.*", "*.model", "*.tiktoken", "tekken.json")
 # Read here: `quant_method` of what is decoded while it is loaded. MLX's section names none.
-_DECODED = ("compressed-tensors", "hlwq", "mlx", "polarengine")
+_DECODED = ("compressed-tensors", "mlx", *QUANT_METHODS)
 _UNFINISHED = (".tq-journal.jsonl", "*.partial")
 
 
@@ -31,32 +39,44 @@ def load(
     device_map: Any = None,
     quantization_config: Any = None,
     token: str | None = None,
+    base_model: str | os.PathLike[str] | None = None,
 ) -> tuple[Any, Any]:
     """The model, in evaluation mode, and the tokenizer of a folder or a Hub id.
 
     dtype: of what is not packed and of what is decoded; "auto" for the checkpoint's own. device_map as in
-    transformers. quantization_config: a `TqConfig` compresses a plain checkpoint while it is loaded.
+    transformers. quantization_config: a `TqConfig` compresses a plain checkpoint while it is loaded. base_model: folder
+    or Hub id of the model that has what an HLWQ folder lacks; None for the one that the folder names.
     Raises InputError for a checkpoint that cannot be loaded whole, MachineError where the network stands in the way.
     """
     name = os.fspath(path_or_id)
-    if _is_folder(name):
-        check_folder(Path(name))
+    is_folder = _is_folder(name)
+    if is_folder:
+        _check_finished(Path(name))
+    opened = _open_hlwq(name, revision, base_model, token)
+    if is_folder:
+        check_folder(Path(name), opened.storage.files() if opened else ())
+    config_home, tokenizer_home = _homes(name, opened)
     hub = {"revision": revision, "token": token}
     # Passed on even as None, it would hide the checkpoint's own.
     quantization = {} if quantization_config is None else {"quantization_config": quantization_config}
     try:
-        _check_quantization(name, AutoConfig.from_pretrained(name, **hub))
-        with every_layout():
+        config = AutoConfig.from_pretrained(config_home, **(hub if config_home == name else {"token": token}))
+        _check_quantization(name, config)
+        given = {} if config_home == name else {"config": config}
+        with every_layout(opened):
             model, info = AutoModelForCausalLM.from_pretrained(
                 name,
                 dtype=dtype,
                 device_map=device_map,
                 output_loading_info=True,
                 **quantization,
+                **given,
                 **hub,
             )
         raise_if_any(info["missing_keys"], (), [entry[0] for entry in info["mismatched_keys"]])
-        tokenizer = AutoTokenizer.from_pretrained(name, **hub)
+        tokenizer = AutoTokenizer.from_pretrained(
+            tokenizer_home, **(hub if tokenizer_home == name else {"token": token})
+        )
     except TqError:
         raise
     except (OSError, ValueError) as error:
@@ -64,8 +84,20 @@ def load(
     return model, tokenizer
 
 
-def check_folder(folder: Path) -> None:
-    """Raise InputError for a folder that holds no finished checkpoint."""
+def check_folder(folder: Path, also: Iterable[str] = ()) -> None:
+    """Raise InputError for a folder that holds no finished checkpoint. also: files that its base model adds."""
+    _check_finished(folder)
+    names = {path.name for path in folder.iterdir() if path.is_file()} | set(also)
+    if "config.json" not in names:
+        raise InputError(f"`{folder}` holds no checkpoint", why="it has no config.json")
+    if not any(name.endswith((".safetensors", ".bin")) for name in names):
+        raise InputError(f"`{folder}` holds no weights", why="it has no *.safetensors")
+    if not any(fnmatchcase(name, pattern) for name in names for pattern in _TOKENIZERS):
+        # transformers may make up a tokenizer of a handful of tokens.
+        raise InputError(f"`{folder}` holds no tokenizer", fix="copy the tokenizer's files from the base model")
+
+
+def _check_finished(folder: Path) -> None:
     unfinished = [path.name for pattern in _UNFINISHED for path in sorted(folder.glob(pattern))]
     if unfinished:
         raise InputError(
@@ -73,13 +105,34 @@ def check_folder(folder: Path) -> None:
             why=f"`{unfinished[0]}` is there",
             fix="run the same `tq convert` again: it goes on where it stopped",
         )
-    if not (folder / "config.json").is_file():
-        raise InputError(f"`{folder}` holds no checkpoint", why="it has no config.json")
-    if not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin")):
-        raise InputError(f"`{folder}` holds no weights", why="it has no *.safetensors")
-    if not any(next(folder.glob(pattern), None) for pattern in _TOKENIZERS):
-        # transformers may make up a tokenizer of a handful of tokens.
-        raise InputError(f"`{folder}` holds no tokenizer", fix="copy the tokenizer's files from the base model")
+
+
+def _open_hlwq(
+    name: str, revision: str | None, base_model: str | os.PathLike[str] | None, token: str | None
+) -> Checkpoint | None:
+    """An HLWQ folder with its base model's tensors; None for what transformers opens by itself, or by our plug-in."""
+    if base_model is None and not Path(name).is_dir():
+        return None
+    storage = open_source(name, revision, token=token)
+    files = storage.files()
+    if base_model is None and not (HLWQ_CONFIG_NAME in files or POLAR_CONFIG_NAME in files or _lacks_config(storage)):
+        return None
+    return open_model(storage, None if base_model is None else os.fspath(base_model), token=token)
+
+
+def _lacks_config(storage: Storage) -> bool:
+    return "config.json" not in storage.files() and wants_base(storage)
+
+
+def _homes(name: str, opened: Checkpoint | None) -> tuple[str, str]:
+    """Where config.json and the tokenizer are: in the folder, or with its base model."""
+    storage = opened.storage if opened else None
+    if not isinstance(storage, Overlay):
+        return name, name
+    own = storage.folder.files()
+    has_tokenizer = any(fnmatchcase(file, pattern) for file in own for pattern in _TOKENIZERS)
+    base = storage.base.label
+    return name if "config.json" in own else base, name if has_tokenizer else base
 
 
 def _is_folder(name: str) -> bool:

@@ -19,9 +19,11 @@ from torch import Tensor
 from transformers import AutoConfig, GenerationConfig
 
 from tqcli.architectures.base import Architecture, find
-from tqcli.checkpoint.reader import Checkpoint, open_checkpoint
+from tqcli.checkpoint.reader import Checkpoint
 from tqcli.checkpoint.storage import Storage
-from tqcli.hub.fetch import local_copy, open_source
+from tqcli.formats.hlwq_files import HLWQ_CONFIG_NAME, POLAR_CONFIG_NAME
+from tqcli.hub.base_model import local_checkpoint, open_model
+from tqcli.hub.fetch import open_source
 from tqcli.layouts.originals import original_weights
 from tqcli.readers.find import Contents, read
 from tqcli.runtime.transformers.watch import raise_if_any
@@ -33,17 +35,23 @@ _DTYPES = {
 }  # fmt: skip
 _SECTIONS = ("quantization_config", "quantization", "transformers_weights")
 _ALWAYS = ("hlwq", "mlx")
+# Files that show what config.json does not.
+_FILES = (HLWQ_CONFIG_NAME, POLAR_CONFIG_NAME)
 _every: ContextVar[bool] = ContextVar("tqcli_decode_every_layout", default=False)
+_opened: ContextVar[Checkpoint | None] = ContextVar("tqcli_opened", default=None)
 
 
 @contextmanager
-def every_layout() -> Iterator[None]:
-    """Decode compressed-tensors too, whatever transformers could do with it."""
-    token = _every.set(True)
+def every_layout(opened: Checkpoint | None = None) -> Iterator[None]:
+    """Decode compressed-tensors too, whatever transformers could do with it. opened: what is to be loaded, where the
+    caller knows it already.
+    """
+    tokens = _every.set(True), _opened.set(opened)
     try:
         yield
     finally:
-        _every.reset(token)
+        _every.reset(tokens[0])
+        _opened.reset(tokens[1])
 
 
 class LazyWeight:
@@ -83,15 +91,18 @@ def load_decoded(original: Callable[..., Any], cls: Any, name: Any, options: Map
     """
     if name is None or not _is_compressed(name, options):
         return None
-    hub = {key: options[key] for key in ("revision", "token") if options.get(key) is not None}
-    storage = open_source(str(name), hub.get("revision"), token=hub.get("token"))
-    checkpoint = open_checkpoint(storage)
-    contents = read(checkpoint)
+    checkpoint = _opened.get() or _open(str(name), options)
     architecture = find(checkpoint.config)
-    if not _is_ours(contents, architecture):
+    if not _is_ours(read(checkpoint), architecture):
         return None
-    checkpoint = open_checkpoint(local_copy(storage))
-    return _load(original, cls, name, checkpoint, architecture, options)
+    return _load(original, cls, name, local_checkpoint(checkpoint), architecture, options)
+
+
+def _open(name: str, options: Mapping[str, Any]) -> Checkpoint:
+    """With the base model's tensors, where it lacks some; the option `base_model` is ours: its folder or Hub id."""
+    token = options.get("token")
+    storage = open_source(name, options.get("revision"), token=token)
+    return open_model(storage, options.get("base_model"), token=token)
 
 
 def _load(
@@ -105,7 +116,7 @@ def _load(
     weights = original_weights(checkpoint, architecture)
     state = {weight.name: LazyWeight(checkpoint.storage, weight) for weight in weights}
     wants_info = bool(options.get("output_loading_info"))
-    dropped = ("config", "revision", "output_loading_info", "subfolder", "state_dict", "use_safetensors")
+    dropped = ("config", "revision", "output_loading_info", "subfolder", "state_dict", "use_safetensors", "base_model")
     kept = {key: value for key, value in options.items() if key not in dropped}
     config = _plain(options.get("config"), checkpoint)
     model, info = original(cls, None, config=config, state_dict=state, output_loading_info=True, **kept)
@@ -126,6 +137,10 @@ def _is_compressed(name: Any, options: Mapping[str, Any]) -> bool:
     """A quick look, since every `from_pretrained` passes here: at the config that is given, or at a folder's."""
     if any(options.get(key) is not None for key in ("quantization_config", "state_dict", "gguf_file")):
         return False
+    if _opened.get() is not None or options.get("base_model") is not None:
+        return True
+    if any((Path(str(name)) / file).is_file() for file in _FILES):
+        return True
     config = options.get("config")
     if config is not None and not isinstance(config, (str, Path)):
         return any(getattr(config, key, None) is not None for key in _SECTIONS[:2])
