@@ -52,9 +52,10 @@ def poison(folder: Path, name: str, element: int, value: float) -> None:
 )
 def test_a_weight_that_is_not_finite_is_named(model, name, element, place, value):
     poison(model, name, element, value)
+    limit = "float32" if name == NORM else "a float32 norm"
     assert refused(2, "model", "out") == (
         f"error: `{name}` is not finite\n"
-        f"  why: {place} holds NaN, Inf or a value too large for float32\n"
+        f"  why: {place} holds NaN, Inf or a value too large for {limit}\n"
         "  fix: the source is damaged: fetch it again"
     )
 

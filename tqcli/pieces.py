@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import tq_kernels
 from numpy.typing import NDArray
+from tq_kernels.hlwq import NormTooLarge
 from tq_kernels.types import FloatDtype, NonFiniteWeight
 
 from tqcli.checkpoint.header import DTYPE_BITS, TensorInfo
@@ -25,6 +26,7 @@ from tqcli.plan import Decision
 from tqcli.weights import Run, Source
 
 PIECE_BYTES = 8 << 20
+_DAMAGED = "the source is damaged: fetch it again"
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ class PieceEncoder:
         try:
             return stored_as.encode(data.reshape(piece.end - piece.begin, -1), dtype)
         except NonFiniteWeight as error:
-            raise _not_finite(piece.source.name, f"row {piece.begin + error.row}") from error
+            raise _refused(piece, error) from error
 
     def _elements(self, piece: Piece, *, fresh: bool) -> NDArray[Any]:
         """Flat. fresh: in memory that no other piece writes into, which a kept tensor's bytes need."""
@@ -143,6 +145,14 @@ def _to_float16(name: str, data: NDArray[Any], dtype: FloatDtype) -> NDArray[np.
     return half
 
 
+def _refused(piece: Piece, error: NonFiniteWeight) -> InputError:
+    """The codec's own words, with the row counted from the tensor's first."""
+    name, why = piece.source.name, str(type(error)(piece.begin + error.row))
+    if isinstance(error, NormTooLarge):
+        return InputError(f"`{name}` does not fit the format", why=why, fix="`keep` it, by an override in the recipe")
+    return InputError(f"`{name}` is not finite", why=why, fix=_DAMAGED)
+
+
 def _not_finite(name: str, where: str) -> InputError:
     why = f"{where} holds NaN, Inf or a value too large for float32"
-    return InputError(f"`{name}` is not finite", why=why, fix="the source is damaged: fetch it again")
+    return InputError(f"`{name}` is not finite", why=why, fix=_DAMAGED)
