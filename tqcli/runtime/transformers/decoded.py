@@ -117,7 +117,8 @@ def _load(
     state = {weight.name: LazyWeight(checkpoint.storage, weight) for weight in weights}
     wants_info = bool(options.get("output_loading_info"))
     dropped = ("config", "revision", "output_loading_info", "subfolder", "state_dict", "use_safetensors", "base_model")
-    kept = {key: value for key, value in options.items() if key not in dropped}
+    # Ours is the better message for sizes: it names the tensor, and comes as the error that all others are.
+    kept = {key: value for key, value in options.items() if key not in dropped} | {"ignore_mismatched_sizes": True}
     config = _plain(options.get("config"), checkpoint)
     model, info = original(cls, None, config=config, state_dict=state, output_loading_info=True, **kept)
     mismatched = [str(entry[0]) for entry in info["mismatched_keys"]]
