@@ -1,5 +1,6 @@
 """mlx_lm's names for every model type: what is called how, what is left out and why, and the way back."""
 
+from contextlib import ExitStack
 from dataclasses import replace
 
 import numpy as np
@@ -27,16 +28,19 @@ LAYER = "model.layers.0."
 def sources(tmp_path_factory):
     """Model type -> (its folder opened, its weights)."""
     root = tmp_path_factory.mktemp("by-hand")
-    found = {}
-    for model_type in NAMES:
-        checkpoint = open_checkpoint(LocalFolder(mlx_models.by_hand(root / model_type, model_type)))
-        found[model_type] = checkpoint, original_weights(checkpoint, find(checkpoint.config))
-    return found
+    with ExitStack() as stack:
+        found = {}
+        for model_type in NAMES:
+            storage = stack.enter_context(LocalFolder(mlx_models.by_hand(root / model_type, model_type)))
+            checkpoint = open_checkpoint(storage)
+            found[model_type] = checkpoint, original_weights(checkpoint, find(checkpoint.config))
+        yield found
 
 
 def arrange(folder):
-    checkpoint = open_checkpoint(LocalFolder(folder))
-    originals = original_weights(checkpoint, find(checkpoint.config))
+    with LocalFolder(folder) as storage:
+        checkpoint = open_checkpoint(storage)
+        originals = original_weights(checkpoint, find(checkpoint.config))
     arrangement = LAYOUT.arrange(originals, checkpoint)
     arrangement.check(originals)
     return arrangement
@@ -253,17 +257,18 @@ def test_restoring_is_the_way_back(model_type, tmp_path):
     recipe = tmp_path / "eight.toml"
     recipe.write_text('format = "mlx"\nbits = 8\nprotect = []\n')
     succeed("convert", source, tmp_path / "out", "-r", recipe, "--shard-size", "100KB")
-    before, after = (open_checkpoint(LocalFolder(folder)) for folder in (source, tmp_path / "out"))
     gone = left_out(arrange(source))
-    originals = {one.name: one for one in original_weights(before, find(before.config)) if one.name not in gone}
-    restored = {one.name: one for one in original_weights(after, find(after.config))}
-    shapes = {canonical(name): one.shape for name, one in originals.items()}
-    assert {name: one.shape for name, one in restored.items()} == shapes
-    for name, weight in originals.items():
-        found = restored[canonical(name)]
-        assert (found.dtype, found.role.roles) == (weight.dtype, weight.role.roles)
-        wanted = values(before, weight)
-        assert np.abs(values(after, found) - wanted).max() <= np.abs(wanted).max() / 100
+    with LocalFolder(source) as old, LocalFolder(tmp_path / "out") as new:
+        before, after = open_checkpoint(old), open_checkpoint(new)
+        originals = {one.name: one for one in original_weights(before, find(before.config)) if one.name not in gone}
+        restored = {one.name: one for one in original_weights(after, find(after.config))}
+        shapes = {canonical(name): one.shape for name, one in originals.items()}
+        assert {name: one.shape for name, one in restored.items()} == shapes
+        for name, weight in originals.items():
+            found = restored[canonical(name)]
+            assert (found.dtype, found.role.roles) == (weight.dtype, weight.role.roles)
+            wanted = values(before, weight)
+            assert np.abs(values(after, found) - wanted).max() <= np.abs(wanted).max() / 100
     assert sum(not one.is_plain for one in restored.values()) > len(restored) // 4
 
 

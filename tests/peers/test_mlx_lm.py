@@ -9,6 +9,7 @@ import json
 import re
 import shutil
 from dataclasses import replace
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -26,7 +27,6 @@ from tqcli.weights import read_elements
 
 pytestmark = [pytest.mark.peer, pytest.mark.slow]
 mx = pytest.importorskip("mlx.core")
-mlx_lm = pytest.importorskip("mlx_lm")
 
 MODELS = ["fixture", *mlx_models.RUNNABLE]
 # mlx-4bit gives every router 8 bits, as mlx_lm does for Gemma 4 and Qwen but not for Mixtral; and it leaves alone what
@@ -36,6 +36,13 @@ DIFFERENT = {
     "gemma4 small": lambda path, module: not re.search(r"per_layer_(input_gate|projection|model_projection)$", path),
 }
 IDS = [2, 100, 200, 300, 40, 50, 61, 77, 250, 33]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def mlx_lm():
+    """Imported here alone: that takes seconds, and lowers the number of files that this process may open."""
+    with mock.patch("resource.setrlimit"):
+        return pytest.importorskip("mlx_lm")
 
 
 @pytest.fixture(scope="module")
@@ -87,11 +94,7 @@ def config_i(layers):
 
 def tensors_of(folder):
     """Name -> (dtype, shape, bytes), in all shards."""
-    checkpoint = open_checkpoint(LocalFolder(folder))
-    return {
-        one.name: (one.dtype, one.shape, checkpoint.storage.read(one.file, one.offset, one.nbytes))
-        for one in checkpoint.tensors.values()
-    }
+    return {name: one for path in folder.glob("*.safetensors") for name, one in checkpoints.read_file(path).items()}
 
 
 def load(path):
@@ -111,12 +114,12 @@ def equal(found, expected):
 
 def decoded(folder, target):
     """A plain checkpoint of what a compressed one decodes to, unrounded."""
-    source = open_checkpoint(LocalFolder(folder))
     tensors = {}
-    for weight in original_weights(source, find(source.config)):
-        wide = replace(weight, dtype=weight.dtype if weight.is_plain else "F32")
-        data = read_elements(source.storage, wide, 0, wide.rows).tobytes()
-        tensors[weight.name] = (wide.dtype, wide.shape, data)
+    with LocalFolder(folder) as storage:
+        source = open_checkpoint(storage)
+        for weight in original_weights(source, find(source.config)):
+            wide = replace(weight, dtype=weight.dtype if weight.is_plain else "F32")
+            tensors[weight.name] = (wide.dtype, wide.shape, read_elements(storage, wide, 0, wide.rows).tobytes())
     config = {key: value for key, value in source.config.items() if not key.startswith("quantization")}
     side = {path.name: path.read_bytes() for path in folder.glob("tokenizer*")}
     return checkpoints.write_checkpoint(target, config, tensors, side_files=side)
@@ -128,7 +131,7 @@ def modes(folder):
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_config_i_is_what_mlx_lm_makes_of_that_policy(model, sources, ours, tmp_path):
+def test_config_i_is_what_mlx_lm_makes_of_that_policy(model, sources, ours, tmp_path, mlx_lm):
     layers = 4 if model == "fixture" else mlx_models.LAYERS
     mlx_lm.convert(str(sources[model]), str(tmp_path / "theirs"), quantize=True, quant_predicate=config_i(layers))
     found = ours(model, "config-i", "scale=minmax")
@@ -137,7 +140,7 @@ def test_config_i_is_what_mlx_lm_makes_of_that_policy(model, sources, ours, tmp_
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_uniform_4_bit_is_what_mlx_lm_makes_by_itself(model, sources, ours, tmp_path):
+def test_uniform_4_bit_is_what_mlx_lm_makes_by_itself(model, sources, ours, tmp_path, mlx_lm):
     """Where `DIFFERENT` has an entry the recipe differs on purpose, and mlx_lm is told to do the same."""
     predicate = DIFFERENT.get(model)
     mlx_lm.convert(str(sources[model]), str(tmp_path / "theirs"), quantize=True, quant_predicate=predicate)
@@ -145,11 +148,11 @@ def test_uniform_4_bit_is_what_mlx_lm_makes_by_itself(model, sources, ours, tmp_
 
 
 @pytest.mark.parametrize("model", ["fixture", "gemma4", "qwen3_moe"])
-def test_what_mlx_lm_made_is_read_and_verified(model, sources, ours, tmp_path):
+def test_what_mlx_lm_made_is_read_and_verified(model, sources, ours, tmp_path, mlx_lm):
     layers = 4 if model == "fixture" else mlx_models.LAYERS
     theirs = tmp_path / "theirs"
     mlx_lm.convert(str(sources[model]), str(theirs), quantize=True, quant_predicate=config_i(layers))
-    found, expected = (read(open_checkpoint(LocalFolder(one))) for one in (theirs, ours(model, "config-i")))
+    found, expected = (contents(one) for one in (theirs, ours(model, "config-i")))
     assert (found.layout, found.record) == ("mlx", {})
     assert {name: (one.format.config(), one.shape) for name, one in found.packed.items()} == {
         name: (one.format.config(), one.shape) for name, one in expected.packed.items()
@@ -163,12 +166,12 @@ def test_what_mlx_lm_made_is_read_and_verified(model, sources, ours, tmp_path):
         succeed("inspect", theirs, "--verify", "--source", sources[model], "--all", "--format", "json").stdout
     )
     assert report["packed"] == len(found.packed)
-    assert report["compared"] == len(found.packed) + sum(one.dtype == "BF16" for one in plain(theirs, found))
+    assert report["compared"] == len(found.packed) + len(tensors_of(theirs).keys() - found.plain_names)
 
 
-def plain(folder, found):
-    """The tensors that belong to no compressed weight."""
-    return [one for one in open_checkpoint(LocalFolder(folder)).tensors.values() if one.name not in found.plain_names]
+def contents(folder):
+    with LocalFolder(folder) as storage:
+        return read(open_checkpoint(storage))
 
 
 @pytest.mark.parametrize("scale", ["minmax", "least-squares"])
@@ -202,7 +205,7 @@ def test_shards_make_no_difference(model, ours):
 
 @pytest.mark.parametrize("recipe", ["config-i", "config-i-safe", "mlx-4bit"])
 @pytest.mark.parametrize("model", ["gemma4", "qwen3_moe"])
-def test_mlx_lm_generates(model, recipe, ours):
+def test_mlx_lm_generates(model, recipe, ours, mlx_lm):
     """In BF16, as people run it; experts that are not compressed, as the fixture's, MLX runs on GPUs only."""
     folder = ours(model, recipe)
     loaded, tokenizer = mlx_lm.load(str(folder))
@@ -233,7 +236,9 @@ def test_mlx_reads_the_written_weights_as_we_do(model, scale, ours, tmp_path):
 
 
 def mlx_logits(folder):
-    model, _ = mlx_lm.utils.load_model(folder)
+    from mlx_lm.utils import load_model
+
+    model, _ = load_model(folder)
     model.set_dtype(mx.float32)
     return np.array(model(mx.array([IDS])))[0]
 

@@ -20,7 +20,8 @@ WIDTHS = (2, 3, 4, 5, 6, 8)
 
 
 def contents(folder):
-    return read(open_checkpoint(LocalFolder(folder)))
+    with LocalFolder(folder) as storage:
+        return read(open_checkpoint(storage))
 
 
 def write(folder, bits=4, group_size=64, *, rows=(3,), columns=128, section=None, **changed):
@@ -72,7 +73,8 @@ def test_the_width_of_a_module_follows_from_its_sizes(bits, group_size, tmp_path
         assert (packed.name, packed.format.bits, packed.format.group_size) == ("m.weight", bits, group_size)
         assert (packed.shape, packed.rows, packed.columns, packed.dtype) == ((2, 3, 128), 6, 128, "BF16")
         tensors = checkpoints.read_file(folder / "model.safetensors")
-        found = decode_rows(LocalFolder(folder), packed, 0, 6)
+        with LocalFolder(folder) as storage:
+            found = decode_rows(storage, packed, 0, 6)
         assert np.array_equal(found, mlx_models.decode_stored(tensors, "m", group_size))
 
 
