@@ -17,7 +17,11 @@ _SUFFIXES = (PACKED, NORMS, ".qweight", ".weight_packed", ".weight_scale", ".wei
 _DTYPES = ("F8_", "F4", "F6_")
 _CARD = "README.md"
 _CARD_BYTES = 1 << 20
-_BASE_MODEL = re.compile(r"^base_model:\s*(?:\n\s*-\s*)?[\"']?([A-Za-z0-9][A-Za-z0-9._/-]{0,95})", re.MULTILINE)
+# YAML's forms: on the same line, plain, quoted or in brackets; or an item of a list on the next.
+_BASE_MODEL = re.compile(
+    r"^base_model:[ \t]*(?:\r?\n[ \t]*-[ \t]*|\[[ \t]*)?[\"']?(?!null\b)([A-Za-z0-9][A-Za-z0-9._/-]{0,95})",
+    re.MULTILINE,
+)
 
 
 def refuse_compressed(source: Checkpoint) -> None:
