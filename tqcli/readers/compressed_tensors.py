@@ -38,14 +38,15 @@ def recognises(checkpoint: Checkpoint) -> bool:
 
 def packed_tensors(checkpoint: Checkpoint, record: Mapping[str, Any]) -> dict[str, PackedTensor]:
     """`X.weight` -> weight. Raises InputError for halves, and for what is stored in a way that is not known here."""
-    del record
+    entries = record.get("tensors")
+    entries = entries if isinstance(entries, Mapping) else {}
     found = {}
     for name, tensor in checkpoint.tensors.items():
         if name.endswith(_UNKNOWN):
             raise InputError(f"`{name}` is not known here", why="only symmetric weights without reordering are read")
         if name.endswith(SCALE):
             module = name.removesuffix(SCALE)
-            found[module + WEIGHT] = _weight(module, tensor, checkpoint)
+            found[module + WEIGHT] = _weight(module, tensor, checkpoint, entries.get(module + WEIGHT))
     inside = {tensor.name for packed in found.values() for tensor in packed.tensors}
     for name, tensor in checkpoint.tensors.items():
         if name not in inside and (name.endswith(_BESIDE) or tensor.dtype.startswith("F8_")):
@@ -53,14 +54,15 @@ def packed_tensors(checkpoint: Checkpoint, record: Mapping[str, Any]) -> dict[st
     return found
 
 
-def _weight(module: str, scale: TensorInfo, checkpoint: Checkpoint) -> PackedTensor:
+def _weight(module: str, scale: TensorInfo, checkpoint: Checkpoint, entry: Any) -> PackedTensor:
     tensors = checkpoint.tensors
+    dtype = _dtype(scale, entry)
     codes = _codes(module, scale, tensors)
     stored_as, columns = _format(codes, scale)
     shape = (codes.shape[0], columns)
     if stored_as is None or stored_as.refusal(shape):
         raise _unknown(module, codes, scale)
-    expected = [one for one in stored_as.stored(module + WEIGHT, shape, _dtype(scale)) if one.content is None]
+    expected = [one for one in stored_as.stored(module + WEIGHT, shape, dtype) if one.content is None]
     parts = (codes, scale, *_global_scale(module, stored_as, tensors))
     if [(one.name, one.dtype, one.shape) for one in expected] != [(one.name, one.dtype, one.shape) for one in parts]:
         why = f"codes {list(codes.shape)} do not go with scales {list(scale.shape)}"
@@ -74,7 +76,7 @@ def _weight(module: str, scale: TensorInfo, checkpoint: Checkpoint) -> PackedTen
         rows=shape[0],
         columns=columns,
         shape=shape,
-        dtype=_dtype(scale),
+        dtype=dtype,
         extra=extra,
     )
 
@@ -137,9 +139,12 @@ def _format(codes: TensorInfo, scale: TensorInfo) -> tuple[Format | None, int]:
     return None, width
 
 
-def _dtype(scale: TensorInfo) -> FloatDtype:
-    """What the weight was before: scales are in its dtype, or in a float of eight bits."""
-    return scale.dtype if is_float_dtype(scale.dtype) else "BF16"
+def _dtype(scale: TensorInfo, entry: Any) -> FloatDtype:
+    """What the weight was before: scales are in its dtype. Where they are in a float of eight bits, our record says."""
+    if is_float_dtype(scale.dtype):
+        return scale.dtype
+    said = entry.get("dtype") if isinstance(entry, Mapping) else None
+    return said if isinstance(said, str) and is_float_dtype(said) else "BF16"
 
 
 def _section(checkpoint: Checkpoint) -> Mapping[str, Any]:
