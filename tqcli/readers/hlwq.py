@@ -25,19 +25,25 @@ from tqcli.readers.hlwq_said import mapping, read_said
 from tqcli.readers.hlwq_weight import read_weight, small_parts
 
 _RUN_BYTES = 4 << 20
-_CERTAIN = ("__packed", "__codes")
+# What shows a weight of which parts may be missing: an ending, and others that must stand beside.
+_SIGNS = (("__packed", ()), ("__codes", ()), ("__norms", ("__meta",)), (".codes", (".norms", ".ct", ".ct_scaled")))
 
 
 def recognises(checkpoint: Checkpoint) -> bool:
     """By the names of its tensors; by config.json or files of its own where none is HLWQ."""
-    names = checkpoint.tensors
-    if any(name.endswith(_CERTAIN) for name in names):
-        return True
-    if any(name.endswith(".codes") and name.removesuffix("codes") + "norms" in names for name in names):
+    if any(_shows(name, checkpoint.tensors) for name in checkpoint.tensors):
         return True
     section = mapping(checkpoint.config.get("quantization_config"))
     files = checkpoint.storage.files()
     return section.get("quant_method") in QUANT_METHODS or HLWQ_CONFIG_NAME in files or POLAR_CONFIG_NAME in files
+
+
+def _shows(name: str, names: Mapping[str, TensorInfo]) -> bool:
+    for ending, others in _SIGNS:
+        if name.endswith(ending):
+            key = name.removesuffix(ending)
+            return not others or any(key + other in names for other in others)
+    return False
 
 
 def packed_tensors(checkpoint: Checkpoint, record: Mapping[str, Any]) -> dict[str, PackedTensor]:

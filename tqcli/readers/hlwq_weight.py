@@ -17,7 +17,7 @@ from tqcli.codec.hlwq_variants import meta_sizes, packing_of, unscaled
 from tqcli.errors import InputError
 from tqcli.formats.base import Format
 from tqcli.formats.hlwq import Hlwq
-from tqcli.formats.hlwq_legacy import HlwqLegacy
+from tqcli.formats.hlwq_legacy import HlwqLegacy, known_table
 from tqcli.packed import PackedTensor, Part
 from tqcli.readers.hlwq_names import Bundle
 from tqcli.readers.hlwq_said import Said
@@ -124,7 +124,10 @@ def _levels(bundle: Bundle, small: Mapping[str, bytes]) -> tuple[float, ...]:
     # Written so that NaN fails too.
     if not (np.isfinite(values).all() and (np.diff(values) > 0).all()):
         raise ValueError("its levels do not ascend")
-    return tuple((values if "ct" in bundle.parts else unscaled(values)).tolist())
+    found = tuple((values if "ct" in bundle.parts else unscaled(values)).tolist())
+    # Stored scaled, a known table comes back with the last bit changed.
+    table = known_table(found)
+    return tuple(levels(table, len(found).bit_length() - 1).tolist()) if table else found
 
 
 def _columns(bundle: Bundle, said: Said, told: int | None, base: TensorInfo | None) -> int | None:
