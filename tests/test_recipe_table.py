@@ -71,10 +71,11 @@ def test_what_compresses_nothing_has_no_error(rows):
     assert all(row.gaussian_error for name, row in rows.items() if name != "bf16")
 
 
-def test_the_measured_errors_are_of_these_recipes(rows):
+def test_errors_on_trained_weights_were_measured_for_every_format(rows):
     measured = json.loads((recipes_folder() / "trained-errors.json").read_text())
-    assert set(measured["errors"]) == rows.keys() - {"bf16"}
-    assert measured["model"] and measured["command"]
+    assert measured["model"]
+    assert measured["command"].startswith("scripts/measure_trained_errors")
     for name, row in rows.items():
-        # Trained weights have heavier tails than normal ones, and no recipe loses several times as much on them.
-        assert row.trained_error is None or 0.3 < row.trained_error / row.gaussian_error < 4, name
+        if row.gaussian_error is not None:
+            # Trained weights have heavier tails than normal ones; no format loses several times as much on them.
+            assert 0.5 < row.trained_error / row.gaussian_error < 2, name

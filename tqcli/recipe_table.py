@@ -1,15 +1,17 @@
 """The built-in recipes side by side: bits, size on Gemma 4 26B, errors, and who loads the result.
 
 Sizes are planned, and errors on Gaussian weights measured, when the table is asked for. Errors on trained weights are
-read from a file that scripts/measure_recipes writes, with what was measured. Left out: how well models then answer.
+read from a file that scripts/measure_trained_errors writes, format by format. Left out: how well models then answer.
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel
 
 from tqcli.architectures.base import find
 from tqcli.checkpoint.reader import Checkpoint
@@ -17,7 +19,7 @@ from tqcli.codec.floats import narrow, widen
 from tqcli.formats.base import AbsmaxFormat, Format
 from tqcli.layouts.base import layout_of
 from tqcli.layouts.originals import original_weights
-from tqcli.plan import Decision, Plan, make_plan
+from tqcli.plan import Plan, make_plan
 from tqcli.recipe import Recipe, builtin_recipes, load_recipe, recipes_folder
 from tqcli.reference_model import reference_model
 
@@ -53,20 +55,28 @@ def recipe_rows() -> list[RecipeRow]:
     """Every built-in recipe, the smallest first."""
     model = reference_model()
     trained = _trained_errors()
-    errors: dict[Format, float] = {}
-    rows = [_row(name, load_recipe(name), model, trained.get(name), errors) for name in builtin_recipes()]
+    gaussian: dict[Format, float] = {}
+    rows = [_row(name, load_recipe(name), model, trained, gaussian) for name in builtin_recipes()]
     return sorted(rows, key=lambda row: (row.file_bytes, row.name))
 
 
-def _row(name: str, recipe: Recipe, model: Checkpoint, trained: float | None, errors: dict[Format, float]) -> RecipeRow:
+def _row(
+    name: str, recipe: Recipe, model: Checkpoint, trained: Mapping[str, float], gaussian: dict[Format, float]
+) -> RecipeRow:
     plan = _plan(recipe, model)
+    parameters: dict[Format, int] = {}
+    for decision in plan.packed:
+        if decision.format is not None:
+            parameters[decision.format] = parameters.get(decision.format, 0) + decision.weight.parameters
+    for stored_as in parameters.keys() - gaussian.keys():
+        gaussian[stored_as] = gaussian_error(stored_as)
     return RecipeRow(
         name=name,
         recipe=recipe,
         bits_per_weight=plan.weight_bytes * 8 / plan.parameters,
         file_bytes=plan.file_bytes,
-        gaussian_error=_mean_error(plan.packed, errors),
-        trained_error=trained,
+        gaussian_error=_mean(parameters, gaussian),
+        trained_error=_mean(parameters, {one: trained.get(key_of(one)) for one in parameters}),
         loaders=_LOADERS[plan.layout],
     )
 
@@ -78,33 +88,40 @@ def _plan(recipe: Recipe, model: Checkpoint) -> Plan:
     return make_plan(model, architecture, recipe, arrangement, lambda made: layout.lay_out(made, model, _SHARD_BYTES))
 
 
-def _mean_error(packed: Iterable[Decision], errors: dict[Format, float]) -> float | None:
-    """Over all weights that are compressed, each format by its share."""
-    lost = total = 0.0
-    for decision in packed:
-        stored_as = decision.format
-        if stored_as is None:
-            continue
-        if stored_as not in errors:
-            errors[stored_as] = gaussian_error(stored_as)
-        lost += errors[stored_as] * decision.weight.parameters
-        total += decision.weight.parameters
-    return lost / total if total else None
+def _mean(parameters: Mapping[Format, int], errors: Mapping[Format, float | None]) -> float | None:
+    """Over all weights that are compressed, each format by its share; None where there are none, or one is unknown."""
+    known = {one: errors.get(one) for one in parameters}
+    if not known or any(error is None for error in known.values()):
+        return None
+    return sum((known[one] or 0.0) * count for one, count in parameters.items()) / sum(parameters.values())
 
 
 def gaussian_error(stored_as: Format) -> float:
     """Squared error of a format on BF16 weights drawn from one normal distribution, over their squared length."""
     drawn = np.random.default_rng(0).standard_normal((_ROWS, _COLUMNS), dtype=np.float32) * np.float32(0.02)
-    weight = narrow(drawn, "BF16")
+    lost, total = squared_error(stored_as, narrow(drawn, "BF16"))
+    return lost / total
+
+
+def squared_error(stored_as: Format, weight: NDArray[np.uint16]) -> tuple[float, float]:
+    """Squared error of a BF16 matrix once decoded again, and its squared length."""
     truth = widen(weight, "BF16")
     if isinstance(stored_as, AbsmaxFormat):
         stored_as = stored_as.with_absmax(float(np.abs(truth).max()))
-    decoded = stored_as.decode(stored_as.encode(weight, "BF16"), _COLUMNS)
-    return float(np.square(decoded - truth, dtype=np.float64).sum() / np.square(truth, dtype=np.float64).sum())
+    decoded = stored_as.decode(stored_as.encode(weight, "BF16"), weight.shape[1])
+    return float(np.square(decoded - truth, dtype=np.float64).sum()), float(np.square(truth, dtype=np.float64).sum())
+
+
+def key_of(stored_as: Format) -> str:
+    """A format with all its options, as the file of trained errors names it."""
+    if not isinstance(stored_as, BaseModel):
+        raise TypeError(f"{stored_as.label} is no option of a recipe")
+    options = stored_as.model_dump(mode="json")
+    return " ".join(f"{key}={value}" for key, value in options.items())
 
 
 def _trained_errors() -> dict[str, float]:
-    """Recipe -> error, as measured last; empty where the file is not there."""
+    """Format -> error, as scripts/measure_trained_errors measured it last; empty where the file is not there."""
     path = recipes_folder() / _TRAINED
     if not path.is_file():
         return {}
