@@ -25,7 +25,7 @@ from tqcli.weights import Weight
 # The version of compressed-tensors whose keys these are.
 _VERSION = "0.19.0"
 # What `model_free_ptq` is told to leave alone in a multimodal mixture of experts. Patterns match from the left.
-_IGNORED = ("lm_head", "re:.*embed.*", "re:.*router", "re:.*vision_tower.*", "re:.*norm.*")
+IGNORED = ("lm_head", "re:.*embed.*", "re:.*router", "re:.*vision_tower.*", "re:.*norm.*")
 
 _WEIGHT, _KEYS, _VALUES = ".weight", ".k_proj.weight", ".v_proj.weight"
 
@@ -103,9 +103,9 @@ def quantization_config(plan: Plan) -> dict[str, Any]:
 def ignored(plan: Plan) -> list[str]:
     """Patterns and names that match every matrix that is kept, and none that is compressed."""
     packed = [module for decision in plan.packed for module in _modules(decision, plan)]
-    patterns = [one for one in _IGNORED if not any(_matches(one, name) for name in packed)]
+    patterns = [one for one in IGNORED if not any(matches_module(one, name) for name in packed)]
     for name in _kept_modules(plan):
-        if not any(_matches(pattern, name) for pattern in patterns):
+        if not any(matches_module(pattern, name) for pattern in patterns):
             patterns.append(name)
     return patterns
 
@@ -125,7 +125,11 @@ def _modules(decision: Decision, plan: Plan) -> Iterator[str]:
         yield values.removesuffix(_WEIGHT)
 
 
-def _matches(pattern: str, module: str) -> bool:
+def matches_module(pattern: str, module: str) -> bool:
+    """Whether an entry of `ignore`, a name or a `re:` pattern that matches from the left, means a module.
+
+    Raises re.error for a pattern that is none.
+    """
     return bool(re.match(pattern[3:], module)) if pattern.startswith("re:") else pattern == module
 
 

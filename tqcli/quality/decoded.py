@@ -60,7 +60,7 @@ def relative_error(converted: Path, original: Path) -> float:
         truths = {one.name: one for one in find_layout(contents.layout).arrange(originals, there).weights}
         for packed in contents.packed.values():
             truth = _same(truths.get(packed.name), packed, there)
-            for begin, found in _decoded(here, packed):
+            for begin, found in _decoded(here, packed, 0, packed.rows):
                 wanted = read_rows(source, truth, begin, len(found))
                 lost += float(np.square(found - wanted, dtype=np.float64).sum())
                 total += float(np.square(wanted, dtype=np.float64).sum())
@@ -84,13 +84,15 @@ def _write_weights(source: Checkpoint, weights: tuple[Weight, ...], folder: Path
             for run in weight.runs:
                 if not isinstance(run.source, PackedTensor):
                     raise TypeError(f"{weight.name} is compressed in part")
-                for _, rows in _decoded(source, run.source):
+                for _, rows in _decoded(source, run.source, run.first, run.rows):
                     writer.append(weight.name, rows.data.cast("B"))
         writer.finish()
 
 
-def _decoded(checkpoint: Checkpoint, packed: PackedTensor) -> Iterator[tuple[int, NDArray[np.float32]]]:
-    """(first row, float32 (some rows, columns)), in order and without a gap, unrounded."""
+def _decoded(
+    checkpoint: Checkpoint, packed: PackedTensor, first: int, count: int
+) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    """(first row, float32 (some rows, columns)) of `count` rows, in order and without a gap, unrounded."""
     step = max(1, _CHUNK_WEIGHTS // packed.columns)
-    for begin in range(0, packed.rows, step):
-        yield begin, decode_rows(checkpoint.storage, packed, begin, min(begin + step, packed.rows))
+    for begin in range(first, first + count, step):
+        yield begin, decode_rows(checkpoint.storage, packed, begin, min(begin + step, first + count))

@@ -22,6 +22,7 @@ from tqcli.architectures.base import Architecture, find
 from tqcli.checkpoint.reader import Checkpoint
 from tqcli.checkpoint.storage import Storage
 from tqcli.formats.hlwq_files import HLWQ_CONFIG_NAME, POLAR_CONFIG_NAME
+from tqcli.formats.native import QUANT_METHOD
 from tqcli.hub.base_model import local_checkpoint, open_model
 from tqcli.hub.fetch import open_source
 from tqcli.layouts.originals import original_weights
@@ -144,7 +145,7 @@ def _is_compressed(name: Any, options: Mapping[str, Any]) -> bool:
         return True
     config = options.get("config")
     if config is not None and not isinstance(config, (str, Path)):
-        return any(getattr(config, key, None) is not None for key in _SECTIONS[:2])
+        return any(_compresses(getattr(config, key, None)) for key in _SECTIONS[:2])
     file = Path(str(name)) / "config.json"
     if not file.is_file():
         return False
@@ -152,7 +153,13 @@ def _is_compressed(name: Any, options: Mapping[str, Any]) -> bool:
         said = json.loads(file.read_bytes())
     except ValueError:
         return False
-    return isinstance(said, dict) and any(said.get(key) is not None for key in _SECTIONS[:2])
+    return isinstance(said, dict) and any(_compresses(said.get(key)) for key in _SECTIONS[:2])
+
+
+def _compresses(section: Any) -> bool:
+    """Whether a section of config.json is of another layout than the native one, which has its own way in."""
+    method = section.get("quant_method") if isinstance(section, Mapping) else getattr(section, "quant_method", None)
+    return section is not None and method != QUANT_METHOD
 
 
 def _is_ours(contents: Contents, architecture: Architecture) -> bool:

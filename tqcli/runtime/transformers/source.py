@@ -21,6 +21,8 @@ from tqcli.runtime.transformers.headers import find_packed
 
 # A map of every tensor of the largest models takes a few MB.
 _MAX_BYTES = 64 << 20
+# Other layouts have a tq_config.json too; what packs their weights, if anything, is in config.json.
+_NATIVE = "native"
 _HUB_OPTIONS = (
     "cache_dir",
     "force_download",
@@ -104,7 +106,7 @@ def _beside(load: _Load, config: Any) -> dict[str, Any] | None:
     """The section of tq_config.json, or else of the config.json on disk, which `config` may be only a part of."""
     content = _read(load, config, TQ_CONFIG_NAME)
     if content is not None:
-        return section_of(content)
+        return section_of(content) if content.get("layout", _NATIVE) == _NATIVE else None
     if not _is_folder(load) and getattr(config, "transformers_weights", None) != GUARD:
         return None
     section = (_read(load, config, "config.json") or {}).get("quantization_config")
