@@ -229,9 +229,6 @@ def test_a_model_is_loaded_as_its_freed_folder(model, folders, tmp_path, ids):
     assert torch.equal(logits(ours, ids), logits(freed, ids))
 
 
-@pytest.mark.xfail(
-    raises=InputError, strict=True, reason="the plug-in takes every tq_config.json for a packed folder's"
-)
 @pytest.mark.parametrize("loader", [tqcli.load, load])
 def test_a_freed_folder_is_a_plain_checkpoint(loader, folders, tmp_path):
     succeed("convert", folders("llama", "w4a16"), tmp_path / "free", "-r", "bf16")
