@@ -143,14 +143,19 @@ def to_verify(checkpoint: Checkpoint) -> Checkpoint:
 def prove_levels(checkpoint: Checkpoint, source: Checkpoint) -> tuple[hlwq_proof.Proof, ...]:
     """Which levels an HLWQ folder was made with, by the original's weights; nothing for other folders.
 
-    Raises CheckFailed where they are not those that the folder claims.
+    Raises CheckFailed where they are known ones, and not those that the folder claims. Where they are none that are
+    known the weights may be damaged, or others than the original's: verification tells more of that.
     """
     contents = read(checkpoint)
     if contents.layout != "hlwq":
         return ()
     originals = original_weights(source, find(source.config))
     arranged = hlwq.LAYOUT.arrange(originals, source).weights
-    return hlwq_proof.prove(checkpoint, contents.packed, source, arranged)
+    proofs = hlwq_proof.prove(checkpoint, contents.packed, source, arranged)
+    for proof in proofs:
+        if proof.fitting:
+            proof.check()
+    return proofs
 
 
 def is_unfinished(storage: Storage) -> bool:

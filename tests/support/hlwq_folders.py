@@ -20,6 +20,7 @@ _NOT_CUT = "model.vision_tower.patch_embedder.position_embedding_table"
 WHOLE = ("polar_engine_v4", "v5_notebook", "polar_engine_v5")
 Q = "model.layers.0.self_attn.q_proj"
 LLAMA: Mapping[str, object] = {"model_type": "llama", "num_hidden_layers": 1}
+_WIDTHS = {"I64": 0, "F32": 1, "F16": 2, "BF16": 2, "I8": 3, "U8": 3}
 NUMPY = {"F16": np.float16, "F32": np.float32, "I64": np.int64, "I8": np.int8, "U8": np.uint8}
 
 
@@ -50,7 +51,14 @@ def tiny_sample(layout: Layout, folder: Path) -> Sample:
     weights = values_of(TINY)
     if layout not in WHOLE:
         del weights[_NOT_CUT]
-    return write_sample(layout, folder, weights, json.loads((TINY / "config.json").read_text()))
+    sample = write_sample(layout, folder, weights, json.loads((TINY / "config.json").read_text()))
+    for path in sample.folder.glob("*.safetensors"):
+        # As safetensors itself orders them: the widest dtypes first.
+        tensors = read_file(path)
+        write_file(
+            path, {name: tensors[name] for name in sorted(tensors, key=lambda one: (_WIDTHS[tensors[one][0]], one))}
+        )
+    return sample
 
 
 def opened(folder: Path) -> Checkpoint:

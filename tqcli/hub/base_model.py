@@ -24,6 +24,7 @@ from tqcli.hub.fetch import download, is_hub_id, open_source
 from tqcli.packed import PackedTensor
 from tqcli.readers import hlwq
 from tqcli.readers.find import Contents, read
+from tqcli.readers.record import read_tq_config
 from tqcli.requantising import base_model, why_compressed
 
 _EXPERT = re.compile(r"(.+)_e[0-9]{1,6}")
@@ -60,14 +61,13 @@ def lacks_tensors(checkpoint: Checkpoint) -> bool:
     """Whether an HLWQ folder cannot be read without its base: layers without norms, no embedding, unknown sizes."""
     if not hlwq.recognises(checkpoint):
         return False
-    contents = read(checkpoint)
-    if contents.layout != "hlwq" or "layout" in contents.record:
+    record = read_tq_config(checkpoint)
+    if record.get("layout") is not None:
         return False
-    if any(packed.shape is None for packed in contents.packed.values()):
-        return True
-    inside = contents.plain_names
-    plain = [name for name in checkpoint.tensors if name not in inside]
-    return not plain or _misses_roles(checkpoint, [*plain, *contents.packed])
+    packed, plain = hlwq.outline(checkpoint, record)
+    if not packed:
+        return False
+    return not plain or not all(packed.values()) or _misses_roles(checkpoint, [*plain, *packed])
 
 
 def _misses_roles(checkpoint: Checkpoint, names: Iterable[str]) -> bool:

@@ -34,26 +34,34 @@ _Levels = tuple[float, ...]
 @dataclass(frozen=True)
 class Proof:
     """Weights of one width. claimed: how the folder calls their levels. fitting: the known tables that fit the weights;
-    more than one where the weights show too little to tell them apart, as at 2 and 3 bits.
+    more than one where they are too alike. wrong: boundaries between the claimed levels that cannot be.
     """
 
     bits: int
     claimed: str
     weights: int
     fitting: tuple[str, ...]
+    wrong: int
+
+    def check(self) -> None:
+        """Raises CheckFailed where the indices cannot come from the levels that the folder claims."""
+        if not self.wrong:
+            return
+        made = f"they fit `{'`, `'.join(self.fitting)}`" if self.fitting else "they fit no known levels"
+        why = f"{self.wrong} of {(1 << self.bits) - 1} boundaries lie elsewhere; {made}"
+        raise CheckFailed(f"the {self.bits}-bit weights were not made with the levels `{self.claimed}`", why=why)
 
 
 def prove(
     checkpoint: Checkpoint, packed: Mapping[str, PackedTensor], source: Checkpoint, originals: Sequence[Weight]
 ) -> tuple[Proof, ...]:
-    """originals: the source's weights, arranged as the folder has them.
-
-    Raises CheckFailed where the indices of a width cannot come from the levels that the folder claims.
+    """One for each width and claim. originals: the source's weights, arranged as the folder has them; those of another
+    shape than the folder's are passed over.
     """
     groups: dict[_Levels, list[Weight]] = {}
     for weight in originals:
         one = packed.get(weight.name)
-        if one is not None and _levels(one):
+        if one is not None and one.shape == weight.shape and _levels(one):
             groups.setdefault(_levels(one), []).append(weight)
     return tuple(_prove(checkpoint, packed, source, weights) for weights in groups.values())
 
@@ -70,14 +78,9 @@ def _prove(
         for one in _seen(checkpoint, packed[weight.name], source, weight, bits):
             seen = one if seen is None else seen.joined(one)
     if seen is None:
-        return Proof(bits, claimed, 0, ())
+        return Proof(bits, claimed, 0, (), 0)
     fitting = tuple(table for table, count in contradictions(seen).items() if count == 0)
-    wrong = seen.contradicted(midpoints(values))
-    if wrong:
-        made = f"they fit `{'`, `'.join(fitting)}`" if fitting else "they fit no known levels"
-        why = f"{wrong} of {len(values) - 1} boundaries lie elsewhere; {made}"
-        raise CheckFailed(f"the {bits}-bit weights were not made with the levels `{claimed}`", why=why)
-    return Proof(bits, claimed, len(weights), fitting)
+    return Proof(bits, claimed, len(weights), fitting, seen.contradicted(midpoints(values)))
 
 
 def _seen(

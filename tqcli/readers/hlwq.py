@@ -20,8 +20,8 @@ from tqcli.formats.hlwq import Hlwq
 from tqcli.formats.hlwq_files import HLWQ_CONFIG_NAME, POLAR_CONFIG_NAME, QUANT_METHODS
 from tqcli.formats.hlwq_legacy import HlwqLegacy
 from tqcli.packed import PackedTensor
-from tqcli.readers.hlwq_names import bundles, original_name, text_prefix
-from tqcli.readers.hlwq_said import mapping, read_said
+from tqcli.readers.hlwq_names import Bundle, bundles, original_name, text_prefix
+from tqcli.readers.hlwq_said import Said, mapping, read_said
 from tqcli.readers.hlwq_weight import read_weight, small_parts
 
 _RUN_BYTES = 4 << 20
@@ -68,6 +68,23 @@ def packed_tensors(checkpoint: Checkpoint, record: Mapping[str, Any]) -> dict[st
             raise InputError(f"`{name[:200]}` is there twice", why=f"once as `{bundle.key[:200]}`")
         weights[name] = read_weight(bundle, name, said, small, base.get(original))
     return weights
+
+
+def outline(checkpoint: Checkpoint, record: Mapping[str, Any]) -> tuple[dict[str, bool], list[str]]:
+    """Without reading any content: name of each compressed weight -> whether its columns are known, and the names of
+    all other tensors. Raises InputError where a weight is not whole.
+    """
+    found = bundles(checkpoint.tensors)
+    said = read_said(checkpoint, record)
+    text = text_prefix({one.name: one for one in found})
+    inside = {tensor.name for one in found for tensor in one.parts.values()}
+    weights = {original_name(one, {}, checkpoint.config, text): _knows_columns(one, said) for one in found}
+    return weights, [name for name in checkpoint.tensors if name not in inside]
+
+
+def _knows_columns(bundle: Bundle, said: Said) -> bool:
+    meta = bundle.parts.get("meta")
+    return (meta is not None and meta.shape == (5,)) or "in_features" in said.layer(bundle.module)
 
 
 def notes(checkpoint: Checkpoint, packed: Mapping[str, PackedTensor], record: Mapping[str, Any]) -> tuple[str, ...]:
