@@ -21,6 +21,7 @@ from transformers import AutoConfig, GenerationConfig
 from tqcli.architectures.base import Architecture, find
 from tqcli.checkpoint.reader import Checkpoint
 from tqcli.checkpoint.storage import Storage
+from tqcli.errors import InputError
 from tqcli.formats.hlwq_files import HLWQ_CONFIG_NAME, POLAR_CONFIG_NAME
 from tqcli.formats.native import QUANT_METHOD
 from tqcli.hub.base_model import local_checkpoint, open_model
@@ -121,6 +122,9 @@ def _load(
     # Ours is the better message for sizes: it names the tensor, and comes as the error that all others are.
     kept = {key: value for key, value in options.items() if key not in dropped} | {"ignore_mismatched_sizes": True}
     config = _plain(options.get("config"), checkpoint)
+    if cls.config_class is not None and not isinstance(config, cls.config_class):
+        why = f"{cls.__name__} is not for `{config.model_type}`"
+        raise InputError(f"`{name}` is another model", why=why, fix="AutoModelForCausalLM finds the class")
     model, info = original(cls, None, config=config, state_dict=state, output_loading_info=True, **kept)
     mismatched = [str(entry[0]) for entry in info["mismatched_keys"]]
     raise_if_any(info["missing_keys"], info["unexpected_keys"], mismatched)
