@@ -150,6 +150,21 @@ def test_there_and_back(bits, tmp_path):
         np.testing.assert_array_equal(freed[name], expected)
 
 
+def test_a_norm_that_float16_cannot_hold_is_said_to_be_that(tmp_path):
+    source = checkpoints.gemma(tmp_path / "in")
+    name = "model.language_model.layers.0.mlp.up_proj.weight"
+    values = np.zeros((160, 128), np.float32)
+    values[77, :2] = 1e5
+    checkpoints.rewrite(source, {name: ("BF16", values.shape, checkpoints.to_bytes(values, "BF16"))})
+    result = tq("convert", source, tmp_path / "out", "-r", "hlwq-q5")
+    assert result.code == 2
+    assert (
+        f"error: `{name}` does not fit the format\n"
+        "  why: row 77 holds a block of 128 weights whose norm is too large for float16\n"
+        "  fix: `keep` it, by an override in the recipe\n"
+    ) in result.stderr
+
+
 def test_experts_one_by_one_become_slices_and_come_back(qwen_folder, tmp_path):
     succeed("convert", qwen_folder, tmp_path / "out", "-r", "hlwq-q8")
     packed = read(opened(tmp_path / "out")).packed

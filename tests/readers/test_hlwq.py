@@ -147,7 +147,7 @@ def test_a_folder_says_its_table(tmp_path):
     folder = folder_of(tmp_path / "out", triple(table="lloyd-max")[0], hlwq_config={"table": "lloyd-max"})
     found = contents(folder)
     assert found.packed[f"{Q}.weight"].format == Hlwq(table="lloyd-max")
-    assert found.notes == ("1 weights are HLWQ, bit-packed; levels `lloyd-max`, as the folder says",)
+    assert found.notes == ("1 weight is HLWQ, bit-packed; levels `lloyd-max`, as the folder says",)
 
 
 def test_columns_of_which_no_file_tells_stay_open(tmp_path):
@@ -179,9 +179,7 @@ def test_levels_that_are_no_known_table(tmp_path):
     stored_as = found.packed[f"{Q}.weight"].format
     assert isinstance(stored_as, HlwqLegacy)
     assert (stored_as.label, stored_as.table) == ("hlwq3 own levels bytes", None)
-    assert found.notes == (
-        "1 weights are HLWQ, polar_engine, indices as bytes; levels of its own, which the file holds",
-    )
+    assert found.notes == ("1 weight is HLWQ, polar_engine, indices as bytes; levels of its own, which the file holds",)
 
 
 @pytest.mark.parametrize("name", ["norms", "a.norms", "a.ct", "a__b", "a__metadata", "codes", "a_e0"])

@@ -94,6 +94,17 @@ def test_transformers_loads_them_with_a_base(samples, layout):
     np.testing.assert_array_equal(loaded.state_dict()[name].float().numpy(), bf16(values))
 
 
+@pytest.mark.parametrize("name", ["hlwq_config.json", "config.json"])
+def test_a_folder_is_known_by_either_file(samples, tmp_path, name):
+    folder = shutil.copytree(samples["hlwq"].folder, tmp_path / "out")
+    (folder / name).unlink()
+    model, _ = tqcli.load(folder, base_model=TINY)
+    values = samples["hlwq"].decoded[Q]
+    np.testing.assert_array_equal(model.state_dict()[Q].float().numpy(), bf16(values))
+    with pytest.raises(InputError, match=r"base_model="):
+        tqcli.load(folder)
+
+
 @pytest.mark.parametrize("load", [tqcli.load, AutoModelForCausalLM.from_pretrained])
 def test_without_its_base_a_folder_of_compressed_weights_alone_is_refused(samples, load):
     with pytest.raises(InputError, match="does not hold every tensor of its model") as raised:

@@ -94,7 +94,7 @@ def notes(checkpoint: Checkpoint, packed: Mapping[str, PackedTensor], record: Ma
     for name, one in packed.items():
         kind = _kind(one, told=said.table(name) is not None)
         kinds[kind] = kinds.get(kind, 0) + 1
-    return tuple(f"{count} weights are HLWQ, {kind}" for kind, count in kinds.items())
+    return tuple(f"{count} weight{'s are' if count > 1 else ' is'} HLWQ, {kind}" for kind, count in kinds.items())
 
 
 def _kind(packed: PackedTensor, *, told: bool) -> str:

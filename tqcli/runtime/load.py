@@ -15,9 +15,10 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, Offl
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.quantizers.auto import AutoHfQuantizer
 
+from tqcli.checkpoint.json_object import parse_object
 from tqcli.checkpoint.overlay import Overlay
 from tqcli.checkpoint.reader import Checkpoint
-from tqcli.checkpoint.storage import Storage
+from tqcli.checkpoint.storage import LocalFolder
 from tqcli.errors import InputError, MachineError, TqError
 from tqcli.formats.hlwq_files import HLWQ_CONFIG_NAME, POLAR_CONFIG_NAME, QUANT_METHODS
 from tqcli.hub.base_model import open_model, wants_base
@@ -111,17 +112,25 @@ def _open_hlwq(
     name: str, revision: str | None, base_model: str | os.PathLike[str] | None, token: str | None
 ) -> Checkpoint | None:
     """An HLWQ folder with its base model's tensors; None for what transformers opens by itself, or by our plug-in."""
-    if base_model is None and not Path(name).is_dir():
+    is_folder = Path(name).is_dir()
+    if base_model is None and not (is_folder and _looks_like_hlwq(Path(name))):
         return None
-    storage = open_source(name, revision, token=token)
-    files = storage.files()
-    if base_model is None and not (HLWQ_CONFIG_NAME in files or POLAR_CONFIG_NAME in files or _lacks_config(storage)):
-        return None
+    storage = open_source(name, None if is_folder else revision, token=token)
     return open_model(storage, None if base_model is None else os.fspath(base_model), token=token)
 
 
-def _lacks_config(storage: Storage) -> bool:
-    return "config.json" not in storage.files() and wants_base(storage)
+def _looks_like_hlwq(folder: Path) -> bool:
+    config = folder / "config.json"
+    if any((folder / name).is_file() for name in (HLWQ_CONFIG_NAME, POLAR_CONFIG_NAME)):
+        return True
+    if not config.is_file():
+        return wants_base(LocalFolder(folder))
+    try:
+        section = parse_object(config.read_bytes(), config.name).get("quantization_config")
+    except InputError:
+        # transformers says it better.
+        return False
+    return isinstance(section, dict) and section.get("quant_method") in QUANT_METHODS
 
 
 def _homes(name: str, opened: Checkpoint | None) -> tuple[str, str]:
