@@ -208,7 +208,6 @@ UNKNOWN = {
 }
 
 
-@pytest.mark.xfail(strict=True, reason="bytes of an unknown compression pass for a plain checkpoint's")
 @pytest.mark.parametrize("options", [("-r", "bf16"), ("-r", "tq3", "--from-quantized")], ids=["bf16", "tq3"])
 @pytest.mark.parametrize("kind", UNKNOWN)
 def test_a_compression_that_is_not_known_is_never_freed(kind, options, here):

@@ -35,6 +35,7 @@ def test_every_kind_becomes_the_model_again(samples, layout, tmp_path):
         if name in sample.plain:
             values = sample.plain[name]  # polar_engine keeps the rest as F16
         np.testing.assert_array_equal(found[name], values)
+    assert not [path for path in (tmp_path / "out").iterdir() if path.name in ("hlwq_config.json", "polar_config.json")]
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert not {"quantization_config", "transformers_weights"} & config.keys()
     if layout not in WHOLE:
@@ -65,7 +66,7 @@ def test_compressing_again_is_refused(samples, layout, tmp_path):
     assert "is compressed already" in result.stderr
 
 
-@pytest.mark.parametrize("recipe", ["tq3", "w4a16", "mlx-4bit"])
+@pytest.mark.parametrize("recipe", ["tq3", "hlwq-q4", "w4a16", "mlx-4bit"])
 def test_compressing_again_on_demand(samples, recipe, tmp_path):
     succeed("convert", samples["hlwq"].folder, tmp_path / "out", "-r", recipe, "--base", TINY, "--from-quantized")
     succeed("inspect", tmp_path / "out", "--verify")

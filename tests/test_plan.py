@@ -250,7 +250,8 @@ class TestMistakes:
         source = checkpoints.gemma(here / "model")
         scale = LAYER + "0.self_attn.q_proj.weight_scale"
         checkpoints.rewrite(source, {scale: checkpoints.tensor((4,))})
-        monkeypatch.setattr("tqcli.job.refuse_compressed", lambda source: None)
+        for name in ("refuse_compressed", "refuse_unreadable"):
+            monkeypatch.setattr(f"tqcli.job.{name}", lambda *_: None)
         with pytest.raises(InputError, match=f"^two tensors would be called `{scale}`"):
             plan_job(Job(str(source), "fp8-dynamic"))
 
@@ -273,7 +274,18 @@ def test_a_format_may_refuse_a_shape_and_says_why(here, gemma_folder):
     made = plan_job(Job(str(gemma_folder), "r.toml"))
     refused = {one.weight.name: one.why for one in made.decisions if one.refused}
     assert refused
-    assert all(re.fullmatch(r"[0-9]+ columns are no multiple of 128", why) for why in refused.values())
+    assert all(re.match(r"[0-9]+ columns are no multiple of 128", why) for why in refused.values())
+
+
+def test_what_engines_run_by_one_scheme_is_refused_together(here, gemma_folder):
+    (here / "r.toml").write_text('format = "int4"\ngroup_size = 64\n')
+    made = plan_job(Job(str(gemma_folder), "r.toml"))
+    experts = {one.role.roles[0]: one for one in made.decisions if one.role.expert == 0 and one.role.layer == 0}
+    assert experts["expert_down"].weight.columns % 64
+    assert not experts["expert_gate"].weight.columns % 64
+    assert all(one.format is None and one.refused for one in experts.values())
+    assert experts["expert_gate"].why == f"{experts['expert_down'].why}, and all are stored alike"
+    assert any(one.format for one in made.decisions if one.role.roles == ("q",))
 
 
 def test_the_rows_of_the_table_add_up(gemma_folder):

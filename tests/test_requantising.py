@@ -165,7 +165,7 @@ def test_pieces_and_workers_do_not_matter(folders, tmp_path, monkeypatch):
 def test_the_record_tells_of_the_compressed_source(folders, tmp_path):
     succeed("convert", folders["int4"], tmp_path / "out", "-r", "tq4", "--from-quantized")
     record = json.loads((tmp_path / "out" / "tq_config.json").read_text())
-    assert record["original_model"] == "int4"
+    assert record["original_model"] == "gemma"
     assert record["layout"] == "native"
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert config["quantization_config"]["quant_method"] == "turboquant"

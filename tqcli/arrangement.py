@@ -7,6 +7,7 @@ left out. Every tensor of the source is in it, or left out with a reason; this i
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from tqcli.architectures.base import Role
 from tqcli.weights import Weight
 
 
@@ -20,11 +21,16 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class Arrangement:
-    """The output's weights, in the order of writing. layout: name of the layout that made it."""
+    """The output's weights, in the order of writing. layout: name of the layout that made it.
+
+    alike: roles of which the layout's engines want all weights of a block in one format, besides those that every
+    engine joins into one matrix.
+    """
 
     layout: str
     weights: tuple[Weight, ...]
     left_out: tuple[LeftOut, ...] = ()
+    alike: tuple[tuple[Role, ...], ...] = ()
 
     def check(self, originals: Iterable[Weight]) -> None:
         """Raise RuntimeError unless every row of the originals is in the output once, or left out: rows lost without

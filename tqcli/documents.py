@@ -12,6 +12,7 @@ from tqcli.formats.native import FORMAT_VERSION, RECIPE_NAME, TQ_CONFIG_NAME
 from tqcli.layouts.base import find
 from tqcli.layouts.files import to_json
 from tqcli.plan import Decision, Plan
+from tqcli.requantising import base_model, why_compressed
 from tqcli.version import __version__
 
 
@@ -32,7 +33,7 @@ def tq_config_json(plan: Plan, sha256: Mapping[str, str], files: Sequence[str]) 
     return to_json(
         {
             **find(plan.layout).record(plan),
-            "original_model": plan.source.storage.origin,
+            "original_model": _original_model(plan),
             "format_version": FORMAT_VERSION,
             "layout": plan.layout,
             "tool": f"tqcli {__version__}",
@@ -48,6 +49,12 @@ def tq_config_json(plan: Plan, sha256: Mapping[str, str], files: Sequence[str]) 
             "tensors": {d.weight.name: _tensor_entry(d, sha256) for d in plan.decisions},
         }
     )
+
+
+def _original_model(plan: Plan) -> str:
+    """Of a compressed source, what that was made from, where it says so."""
+    base = base_model(plan.source) if why_compressed(plan.source) else ""
+    return base or plan.source.storage.origin
 
 
 def _left_out(plan: Plan) -> dict[str, Any]:

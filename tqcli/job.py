@@ -24,7 +24,7 @@ from tqcli.pieces import PIECE_BYTES
 from tqcli.plan import Plan, make_plan
 from tqcli.readers.find import read
 from tqcli.recipe import Recipe, load_recipe
-from tqcli.requantising import refuse_compressed
+from tqcli.requantising import refuse_compressed, refuse_unreadable
 from tqcli.verify import Report, verify
 
 DEFAULT_SHARD_BYTES = 5_000_000_000
@@ -64,6 +64,7 @@ def plan_job(job: Job) -> Plan:
     if recipe.formats and not job.from_quantized:
         refuse_compressed(source)
         _refuse_packed(source)
+    refuse_unreadable(source, read(source).layout)
     originals = original_weights(source, architecture)
     layout = layout_of(recipe)
     arrangement = layout.arrange(originals, source)

@@ -18,11 +18,12 @@ from tqcli.checkpoint.storage import LocalFolder
 from tqcli.checkpoint.writer import PARTIAL_SUFFIX, disk_errors
 from tqcli.errors import InputError, MachineError
 from tqcli.finished import is_finished
+from tqcli.formats.hlwq_files import HLWQ_CONFIG_NAME
 from tqcli.formats.native import RECIPE_NAME, TQ_CONFIG_NAME
 from tqcli.plan import Plan
 from tqcli.version import __version__
 
-_WRITTEN = (CONFIG_NAME, INDEX_NAME, TQ_CONFIG_NAME, RECIPE_NAME, JOURNAL_NAME)
+_WRITTEN = (CONFIG_NAME, INDEX_NAME, HLWQ_CONFIG_NAME, TQ_CONFIG_NAME, RECIPE_NAME, JOURNAL_NAME)
 _SHARD = re.compile(r"model(?:-[0-9]{5}-of-[0-9]{5})?\.safetensors")
 _ANOTHER = "--overwrite, or another folder"
 _MAX_SHOWN = 60

@@ -23,6 +23,7 @@ from tqcli.weights import Weight
 _ENCODABLE = ("BF16", "F16", "F32")
 # All experts of a layer run as one stack, whatever they are fused with.
 _STACKED: tuple[Role, ...] = ("expert_down",)
+_MATRIX = 2
 _TOO_SMALL = "packing would not shrink it"
 _EXPERT_ROLES: frozenset[Role] = frozenset(("expert_gate", "expert_up", "expert_down"))
 
@@ -125,9 +126,10 @@ def make_plan(
     layers = architecture.layers(source.config)
     weights = arrangement.weights
     _check_selectors(recipe, [*weights, *(one.weight for one in arrangement.left_out)], layers)
-    decisions = tuple(_decide(weight, recipe, layers) for weight in weights)
+    groups = (*architecture.fused, _STACKED, *arrangement.alike)
+    decisions = _levelled(tuple(_decide(weight, recipe, layers) for weight in weights), groups, recipe)
     _check_used(recipe, decisions, layers)
-    _check_fused(decisions, (*architecture.fused, _STACKED))
+    _check_fused(decisions, groups)
     _check_names(decisions)
     decisions = _shared(decisions, architecture.fused)
     return Plan(
@@ -153,6 +155,33 @@ def _decide(weight: Weight, recipe: Recipe, layers: int) -> Decision:
     if sum(part.nbytes for part in stored) >= weight.nbytes:
         return replace(_kept(weight, recipe, _TOO_SMALL), refused=True)
     return Decision(weight, stored_as, stored, why, by_override=_first_fit(recipe, weight, layers) is not None)
+
+
+def _levelled(
+    decisions: tuple[Decision, ...], groups: Sequence[tuple[Role, ...]], recipe: Recipe
+) -> tuple[Decision, ...]:
+    """Where a format cannot hold one weight of those that must be stored alike, it holds none of them."""
+    reasons: dict[tuple[str, tuple[Role, ...]], str] = {}
+    for decision in decisions:
+        for group in groups:
+            if decision.refused and set(decision.role.roles) & set(group):
+                reasons.setdefault((decision.role.block, group), f"{decision.why}, and all are stored alike")
+    if not reasons:
+        return decisions
+    return tuple(_level(decision, groups, reasons, recipe) for decision in decisions)
+
+
+def _level(
+    decision: Decision,
+    groups: Sequence[tuple[Role, ...]],
+    reasons: Mapping[tuple[str, tuple[Role, ...]], str],
+    recipe: Recipe,
+) -> Decision:
+    keys = [(decision.role.block, group) for group in groups if set(decision.role.roles) & set(group)]
+    why = next((reasons[key] for key in keys if key in reasons), "")
+    if not why or decision.format is None or len(decision.weight.shape) < _MATRIX:
+        return decision
+    return replace(_kept(decision.weight, recipe, why), refused=True)
 
 
 def _cut_blocks(weight: Weight, stored_as: Format) -> str:

@@ -24,6 +24,7 @@ from tqcli.recipe import Recipe, builtin_recipes, load_recipe, recipes_folder
 from tqcli.reference_model import reference_model
 
 _TRAINED = "trained-errors.json"
+_BLOCK = 128
 _SHARD_BYTES = 5_000_000_000
 # Large enough for three digits, and a multiple of every group.
 _ROWS, _COLUMNS = 128, 1024
@@ -77,7 +78,7 @@ def _row(
         file_bytes=plan.file_bytes,
         gaussian_error=_mean(parameters, gaussian),
         trained_error=_mean(parameters, {one: trained.get(key_of(one)) for one in parameters}),
-        loaders=_LOADERS[plan.layout],
+        loaders="tqcli" if _has_cut_blocks(plan) else _LOADERS[plan.layout],
     )
 
 
@@ -86,6 +87,12 @@ def _plan(recipe: Recipe, model: Checkpoint) -> Plan:
     layout = layout_of(recipe)
     arrangement = layout.arrange(original_weights(model, architecture), model)
     return make_plan(model, architecture, recipe, arrangement, lambda made: layout.lay_out(made, model, _SHARD_BYTES))
+
+
+def _has_cut_blocks(plan: Plan) -> bool:
+    """vLLM takes FP8 in blocks only where every matrix is cut into whole ones."""
+    shapes = (one.weight.shape for one in plan.packed if one.format and one.format.block_rows > 1)
+    return any(size % _BLOCK for shape in shapes for size in shape)
 
 
 def _mean(parameters: Mapping[Format, int], errors: Mapping[Format, float | None]) -> float | None:

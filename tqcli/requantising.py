@@ -11,6 +11,7 @@ from tqcli.checkpoint.reader import Checkpoint
 from tqcli.checkpoint.storage import Storage
 from tqcli.errors import InputError
 from tqcli.formats.native import NORMS, PACKED
+from tqcli.readers.find import PLAIN
 from tqcli.readers.record import read_tq_config
 
 _SUFFIXES = (PACKED, NORMS, ".qweight", ".weight_packed", ".weight_scale", ".weight_scale_inv", ".scales", "__packed")
@@ -30,6 +31,18 @@ def refuse_compressed(source: Checkpoint) -> None:
         base = base_model(source)
         fix = f"name the original{f', `{base}`' if base else ' BF16 checkpoint'}, or --from-quantized"
         raise InputError(f"`{source.storage.label}` is compressed already", why=why, fix=fix)
+
+
+def refuse_unreadable(source: Checkpoint, layout: str) -> None:
+    """Raises InputError where the weights are compressed in a way that no reader here knows. layout: as it was read.
+
+    Copied as they are, such bytes would become a plain checkpoint of nonsense.
+    """
+    why = why_compressed(source) if layout == PLAIN else ""
+    if why:
+        base = base_model(source)
+        fix = f"name the original{f', `{base}`' if base else ' BF16 checkpoint'}"
+        raise InputError(f"`{source.storage.label}` is compressed in a way that is not read here", why=why, fix=fix)
 
 
 def why_compressed(source: Checkpoint) -> str:

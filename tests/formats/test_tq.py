@@ -53,7 +53,7 @@ def test_options_that_there_are_not(keys):
 def test_what_is_planned_is_what_is_encoded(bits, group_size, leading, columns, dtype, scale):
     tq = Tq(bits=bits, group_size=group_size, scale=scale)
     rows = int(np.prod(leading))
-    planned = tq.stored("w", (*leading, columns))
+    planned = tq.stored("w", (*leading, columns), "F32")
     codes, norms = tq.encode(weight(rows, columns, dtype), dtype)
     assert [one.name for one in planned] == ["w.tq_packed", "w.tq_norms"]
     assert [(one.shape, one.dtype) for one in planned] == [(codes.shape, "U8"), (norms.shape, "F32")]
@@ -111,7 +111,7 @@ def test_the_published_bytes(case):
     dtype, shape, data = tensors[case + ".input"]
     tq = Tq(bits=CASES[case]["bits"], group_size=CASES[case]["group_size"], scale="norm")
     rows = np.frombuffer(data, NUMPY[dtype]).reshape(-1, shape[-1])
-    planned = tq.stored(case, shape)
+    planned = tq.stored(case, shape, "F32")
     for part, array in zip(planned, tq.encode(rows, dtype), strict=True):
         assert (part.dtype, part.shape, array.tobytes()) == tensors[part.name], part.name
     codes, norms = (np.frombuffer(tensors[part.name][2], kind).reshape(part.shape)

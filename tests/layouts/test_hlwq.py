@@ -10,6 +10,7 @@ from support import checkpoints
 from support.command import succeed, tq
 from support.hlwq_folders import TINY, bf16, opened, values_of
 
+from tqcli import convert as converting
 from tqcli.architectures.base import TensorRole, find
 from tqcli.checkpoint.header import TensorInfo
 from tqcli.codec.hlwq_tables import levels
@@ -92,6 +93,32 @@ def test_large_folders_are_divided_and_stay_whole(gemma_folder, tmp_path):
     succeed("inspect", tmp_path / "out", "--verify", "--source", gemma_folder, "--all")
     (tmp_path / "out" / names[-1]).unlink()
     assert "incomplete" in tq("inspect", tmp_path / "out").stderr
+
+
+def test_a_second_run_finds_the_folder_whole_and_another_replaces_it(gemma_folder, tmp_path):
+    succeed("convert", gemma_folder, tmp_path / "out", "-r", "hlwq-q5")
+    assert "found    " in succeed("convert", gemma_folder, tmp_path / "out", "-r", "hlwq-q5").stdout
+    assert tq("convert", gemma_folder, tmp_path / "out", "-r", "hlwq-q4").code == 2
+    succeed("convert", gemma_folder, tmp_path / "out", "-r", "hlwq-q4", "--overwrite")
+    assert load(tmp_path / "out" / "hlwq_config.json")["bits"] == 4
+    succeed("convert", gemma_folder, tmp_path / "out", "-r", "tq3", "--overwrite")
+    assert not (tmp_path / "out" / "hlwq_config.json").exists()
+    assert not (tmp_path / "out" / "polar_state.safetensors").exists()
+
+
+def test_a_run_that_ended_between_the_documents_goes_on(gemma_folder, tmp_path, monkeypatch):
+    original = converting.write_atomically
+
+    def stops(path, content):
+        if path.name == "config.json":
+            raise KeyboardInterrupt
+        original(path, content)
+
+    monkeypatch.setattr(converting, "write_atomically", stops)
+    assert tq("convert", gemma_folder, tmp_path / "out", "-r", "hlwq-q5").code == 130
+    assert (tmp_path / "out" / "hlwq_config.json").exists()
+    monkeypatch.setattr(converting, "write_atomically", original)
+    succeed("convert", gemma_folder, tmp_path / "out", "-r", "hlwq-q5")
 
 
 def test_hlwq_config_says_how_to_decode(output):

@@ -55,7 +55,7 @@ def gemma4(folder: Path) -> None:
         "num_hidden_layers": 3, "layer_types": ["sliding_attention", "sliding_attention", "full_attention"],
         "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32, "global_head_dim": 64,
         "num_global_key_value_heads": 1, "attention_k_eq_v": True, "hidden_size_per_layer_input": 0,
-        "enable_moe_block": True, "num_experts": 6, "top_k_experts": 3, "moe_intermediate_size": 80,
+        "enable_moe_block": True, "num_experts": 6, "top_k_experts": 3, "moe_intermediate_size": 96,
         "sliding_window": 16,
         "max_position_embeddings": 512, "final_logit_softcapping": 30.0, "use_bidirectional_attention": "vision",
         "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2,
@@ -77,7 +77,7 @@ def qwen3_moe(folder: Path) -> None:
     from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 
     config = Qwen3MoeConfig(
-        vocab_size=VOCABULARY, hidden_size=128, intermediate_size=160, moe_intermediate_size=80, num_hidden_layers=2,
+        vocab_size=VOCABULARY, hidden_size=128, intermediate_size=160, moe_intermediate_size=96, num_hidden_layers=2,
         num_attention_heads=4, num_key_value_heads=2, head_dim=32, num_experts=12, num_experts_per_tok=3,
         decoder_sparse_step=1, norm_topk_prob=True, mlp_only_layers=[], max_position_embeddings=512,
         tie_word_embeddings=False, pad_token_id=0, eos_token_id=1, bos_token_id=2, dtype="bfloat16",

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tqcli.checkpoint.sidecars import CONFIG_NAME, sidecars
 from tqcli.checkpoint.storage import LocalFolder, Storage
 from tqcli.errors import InputError
 
@@ -55,18 +54,6 @@ def download(folder: "HubFolder", names: Iterable[str], *, progress: Progress | 
     from tqcli.hub.download import download_files
 
     return download_files(folder, tuple(names), progress)
-
-
-def local_copy(storage: Storage) -> LocalFolder:
-    """A checkpoint's files on this machine: a folder as it is, a repository fetched whole, without other weights."""
-    if isinstance(storage, LocalFolder):
-        return storage
-    from tqcli.hub.remote import HubFolder
-
-    if not isinstance(storage, HubFolder):
-        raise TypeError(f"{type(storage).__name__} cannot be fetched")
-    weights = [name for name in storage.files() if name.endswith((".safetensors", ".safetensors.index.json"))]
-    return download(storage, [CONFIG_NAME, *weights, *sidecars(storage)[0]])
 
 
 def is_hub_id(source: str) -> bool:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from tqcli.architectures.base import Architecture
+from tqcli.architectures.base import Architecture, Role
 from tqcli.arrangement import Arrangement
 from tqcli.checkpoint.reader import Checkpoint
 from tqcli.checkpoint.sidecars import CONFIG_NAME, INDEX_NAME
@@ -25,6 +25,8 @@ from tqcli.weights import Weight
 # The version of compressed-tensors whose keys these are.
 _VERSION = "0.19.0"
 # What `model_free_ptq` is told to leave alone in a multimodal mixture of experts. Patterns match from the left.
+# vLLM runs all experts of a layer by one scheme.
+_EXPERTS: tuple[Role, ...] = ("expert_gate", "expert_up", "expert_down")
 IGNORED = ("lm_head", "re:.*embed.*", "re:.*router", "re:.*vision_tower.*", "re:.*norm.*")
 
 _WEIGHT, _KEYS, _VALUES = ".weight", ".k_proj.weight", ".v_proj.weight"
@@ -41,7 +43,7 @@ class CompressedTensorsLayout:
         weights: list[Weight] = []
         for weight in originals:
             weights += one_by_one(weight) if is_stack(weight) else [weight]
-        return Arrangement(self.name, tuple(weights))
+        return Arrangement(self.name, tuple(weights), alike=(_EXPERTS,))
 
     def restore(self, contents: Contents, source: Checkpoint, architecture: Architecture) -> tuple[Weight, ...]:
         """Experts are stacked again where the architecture's checkpoints have them so."""

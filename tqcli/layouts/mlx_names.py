@@ -122,7 +122,7 @@ def _stacks(block: str, weights: Iterable[Weight], names: MlxNames, expected: in
     for leaf, ones in by_role.items():
         ordered = sorted(ones, key=lambda one: one.role.expert or 0)
         indexes = [one.role.expert for one in ordered]
-        if indexes != list(range(count)) or len({one.shape for one in ordered}) != 1:
+        if indexes != list(range(count)) or len({(one.shape, one.dtype) for one in ordered}) != 1:
             raise InputError(
                 f"the experts of `{block}` are not whole", why=f"`{leaf}` of {len(ones)} of {count} experts"
             )
