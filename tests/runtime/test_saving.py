@@ -57,7 +57,7 @@ def test_what_is_written_beside_the_weights(sources, tmp_path):
     bases = {key.removesuffix(".tq_packed") for key in tensors if key.endswith(".tq_packed")}
     assert set(tq_config["tensors"]) == bases
     assert tq_config["compressed_layers"] == len(bases)
-    assert tq_config["orig_in_dims"] == {name: 80 for name in bases if "experts" in name and "down_proj" in name}
+    assert tq_config["orig_in_dims"] == {name: 96 for name in bases if "experts" in name and "down_proj" in name}
     assert (tq_config["format"], tq_config["bits"], tq_config["group_size"]) == ("tq3_native", 3, 128)
     assert getattr(model.config, "transformers_weights", None) is None
 

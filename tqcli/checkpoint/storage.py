@@ -128,6 +128,11 @@ class LocalFolder:
     ) -> None:
         self.close()
 
+    def __del__(self) -> None:
+        # One that nobody closed gives its files back at the latest here: a process may open a few hundred.
+        if hasattr(self, "_handles"):
+            self.close()
+
     def _listing(self) -> dict[str, "_Entry"]:
         with self._lock:
             if self._entries is None:

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tqcli.cli.convert import Base
-from tqcli.cli.options import Format, Revision, Workers
+from tqcli.cli.options import Base, Format, Revision, Workers
 from tqcli.cli.out import Out, OutputFormat, command, count, shards, size
+from tqcli.cli.plan import base_note
 from tqcli.errors import CheckFailed, InputError
 
 if TYPE_CHECKING:
@@ -89,7 +89,6 @@ def _open(
 ) -> "Checkpoint":
     """base: named by the user. source: what is compared with, which is the base of a folder that is not whole."""
     from tqcli.checkpoint.reader import CONFIG_FILE, open_checkpoint
-    from tqcli.cli.convert import base_note
     from tqcli.hub.base_model import open_model, wants_base
     from tqcli.hub.fetch import open_source
     from tqcli.inspection import is_unfinished

@@ -16,6 +16,9 @@ _SIZE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,6})?)\s*([A-Za-z]{0,3})")
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub model.", metavar="REV")]
 Format = Annotated[OutputFormat, typer.Option("--format", help="How to print the result.")]
 Workers = Annotated[int | None, typer.Option(min=1, max=256, help="Threads. [default: processors]", metavar="N")]
+Base = Annotated[
+    str | None, typer.Option("--base", help="Model that has the tensors that MODEL lacks.", metavar="MODEL")
+]
 
 
 def parse_size(text: str) -> int:
