@@ -8,6 +8,7 @@ import typer
 from tqcli.cli.options import Base, Format, Revision, Workers, parse_size
 from tqcli.cli.out import Out, OutputFormat, command, shards, size
 from tqcli.cli.plan import plan_data, print_plan
+from tqcli.cli.recipes import print_recipes
 from tqcli.errors import InputError
 
 if TYPE_CHECKING:
