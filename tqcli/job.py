@@ -30,6 +30,8 @@ from tqcli.verify import Report, verify
 DEFAULT_SHARD_BYTES = 5_000_000_000
 # Interpreter and libraries, measured without torch; pieces in flight come on top.
 _BASE_MEMORY = 90_000_000
+# Of each stored tensor: its place in the plan, in the headers read back and in the record. Measured with 35,000.
+_MEMORY_OF_NAME = 4_500
 
 
 @dataclass(frozen=True)
@@ -88,9 +90,10 @@ def disk_needed(plan: Plan) -> int:
     return plan.file_bytes + side
 
 
-def memory_needed(workers: int) -> int:
-    """Bytes of memory: pieces in flight with their codes, and the interpreter. It does not grow with the model."""
-    return _BASE_MEMORY + (workers + 2) * PIECE_BYTES * 3 // 2
+def memory_needed(plan: Plan, workers: int) -> int:
+    """Bytes of memory: the interpreter, pieces in flight with their codes, and names; never a tensor as a whole."""
+    stored = sum(len(decision.stored) for decision in plan.decisions)
+    return _BASE_MEMORY + (workers + 2) * PIECE_BYTES * 3 // 2 + stored * _MEMORY_OF_NAME
 
 
 def check_disk(plan: Plan, folder: Path) -> None:

@@ -256,10 +256,10 @@ def test_memory_does_not_grow_with_the_tensor(here):
         "import sys\nfrom pathlib import Path\nfrom tqcli.cli.main import main\n"
         "try: main()\n"
         "except SystemExit: pass\n"
-        "from tqcli.job import memory_needed\n"
+        "from tqcli.job import Job, memory_needed, plan_job\n"
         # Not ru_maxrss, into which Linux counts the memory of the process that forked this one.
         "status = dict(line.split(':', 1) for line in Path('/proc/self/status').read_text().splitlines())\n"
-        "print(int(status['VmHWM'].split()[0]) * 1024, memory_needed(2), file=sys.__stderr__)"
+        "print(int(status['VmHWM'].split()[0]) * 1024, memory_needed(plan_job(Job('model', 'tq3')), 2), file=sys.__stderr__)"
     )
     _, _, err = run("convert", "model", "out", "--workers", "2", code=measure)
     assert Path("out/config.json").exists(), err

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from tqcli.checkpoint.header import DTYPE_BITS
 from tqcli.checkpoint.stored import Stored
@@ -113,7 +113,10 @@ class ShardWriter:
         self._final = folder / layout.name
         self._temporary = folder / (layout.name + PARTIAL_SUFFIX)
         self._written = dict.fromkeys(layout.offsets, 0)
-        self._hashes = {name: hashlib.sha256() for name in layout.offsets}
+        # Only tensors that are begun and not complete have a state: a shard may have tens of thousands.
+        self._hashes: dict[str, Any] = {}
+        self._digests: dict[str, str] = {}
+        self._nbytes = {tensor.name: tensor.nbytes for tensor in layout.tensors}
         with disk_errors(self._final):
             self._file = os.open(self._temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, _FILE_MODE)
         try:
@@ -146,8 +149,11 @@ class ShardWriter:
         begin = len(self._layout.header) + self._layout.offsets[name] + self._written[name]
         with disk_errors(self._final):
             self._write(begin, view)
-        self._hashes[name].update(view)
+        state = self._hashes.setdefault(name, hashlib.sha256())
+        state.update(view)
         self._written[name] += view.nbytes
+        if self._written[name] == self._nbytes[name]:
+            self._digests[name] = self._hashes.pop(name).hexdigest()
 
     def finish(self) -> dict[str, str]:
         """Flush, rename, and return each tensor's SHA-256. Raises RuntimeError if bytes are missing."""
@@ -160,7 +166,8 @@ class ShardWriter:
             sync_folder(self._final.parent)
             os.close(self._file)
             self._file = -1
-        return {name: state.hexdigest() for name, state in self._hashes.items()}
+        empty = hashlib.sha256().hexdigest()
+        return {name: self._digests.get(name, empty) for name in self._nbytes}
 
     def _reserve(self) -> None:
         """Take the space now: a full disk is better found before the work than after it."""

@@ -84,7 +84,7 @@ def _convert(
         raise InputError("`--all` cannot go with `--stream`", why="a streamed source is not kept to compare with")
     threads = workers or default_workers()
     plan = job.plan_job(job.Job(model, recipe, changes, from_quantized, revision, parse_size(shard_size), base))
-    print_plan(out, plan, recipe, output, job.memory_needed(threads))
+    print_plan(out, plan, recipe, output, job.memory_needed(plan, threads))
     if dry_run:
         out.result(plan_data(plan, recipe), str(plan.file_bytes))
         return
