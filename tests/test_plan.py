@@ -12,8 +12,8 @@ from support.command import succeed
 from tqcli.errors import InputError
 from tqcli.formats.tq import Tq
 from tqcli.job import Job, plan_job
-from tqcli.plan import matches
 from tqcli.plan_summary import layer_ranges, plan_rows
+from tqcli.selection import matches
 
 LAYER = "model.language_model.layers."
 

@@ -20,10 +20,11 @@ from tqcli.checkpoint.journal import FinishedShard, Journal
 from tqcli.checkpoint.sidecars import CONFIG_NAME, copy_sidecar, same_bytes, sidecars
 from tqcli.checkpoint.writer import ShardLayout, ShardWriter, disk_errors, write_atomically
 from tqcli.comparison import checked_error
+from tqcli.decision import Decision
 from tqcli.documents import all_documents
 from tqcli.errors import MachineError
 from tqcli.pieces import Piece, PieceEncoder, begun_here, pieces
-from tqcli.plan import Decision, Plan
+from tqcli.plan import Plan
 from tqcli.weights import read_rows
 
 Encoded = tuple[NDArray[Any], ...]

@@ -8,10 +8,11 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tqcli.decision import Decision
 from tqcli.formats.native import FORMAT_VERSION, RECIPE_NAME, TQ_CONFIG_NAME
 from tqcli.layouts.base import find
 from tqcli.layouts.files import to_json
-from tqcli.plan import Decision, Plan
+from tqcli.plan import Plan
 from tqcli.requantising import base_model, why_compressed
 from tqcli.version import __version__
 

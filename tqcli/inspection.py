@@ -16,8 +16,8 @@ from tqcli.errors import InputError
 from tqcli.layouts import hlwq, hlwq_proof
 from tqcli.layouts.originals import original_weights
 from tqcli.packed import PackedTensor
-from tqcli.plan import matches
 from tqcli.readers.find import Contents, read
+from tqcli.selection import matches
 
 _WRITERS = {"native": "a published TQ3 writer"}
 

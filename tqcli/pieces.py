@@ -18,11 +18,11 @@ from tq_kernels.types import FloatDtype, NonFiniteWeight
 from tqcli.checkpoint.header import DTYPE_BITS, TensorInfo
 from tqcli.checkpoint.storage import Storage
 from tqcli.codec.floats import as_elements, is_float_dtype, narrow, widen
+from tqcli.decision import Decision
 from tqcli.errors import InputError
 from tqcli.formats.base import AbsmaxFormat
 from tqcli.greatest import Greatest
 from tqcli.packed import PackedTensor, decode_rows
-from tqcli.plan import Decision
 from tqcli.weights import Run, Source
 
 PIECE_BYTES = 8 << 20

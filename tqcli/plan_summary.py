@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import get_args
 
 from tqcli.architectures.base import Role
-from tqcli.plan import Decision, Plan
+from tqcli.decision import Decision
+from tqcli.plan import Plan
 
 
 @dataclass(frozen=True)

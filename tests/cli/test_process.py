@@ -259,7 +259,8 @@ def test_memory_does_not_grow_with_the_tensor(here):
         "from tqcli.job import Job, memory_needed, plan_job\n"
         # Not ru_maxrss, into which Linux counts the memory of the process that forked this one.
         "status = dict(line.split(':', 1) for line in Path('/proc/self/status').read_text().splitlines())\n"
-        "print(int(status['VmHWM'].split()[0]) * 1024, memory_needed(plan_job(Job('model', 'tq3')), 2), file=sys.__stderr__)"
+        "needed = memory_needed(plan_job(Job('model', 'tq3')), 2)\n"
+        "print(int(status['VmHWM'].split()[0]) * 1024, needed, file=sys.__stderr__)"
     )
     _, _, err = run("convert", "model", "out", "--workers", "2", code=measure)
     assert Path("out/config.json").exists(), err

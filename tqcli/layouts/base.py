@@ -12,8 +12,9 @@ from tqcli.architectures.base import Architecture
 from tqcli.arrangement import Arrangement
 from tqcli.checkpoint.reader import Checkpoint
 from tqcli.checkpoint.writer import ShardLayout
+from tqcli.decision import Decision
 from tqcli.errors import InputError
-from tqcli.plan import Decision, Plan
+from tqcli.plan import Plan
 from tqcli.readers.find import PLAIN, Contents
 from tqcli.recipe import Recipe
 from tqcli.weights import Weight

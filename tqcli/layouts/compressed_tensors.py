@@ -14,11 +14,12 @@ from tqcli.arrangement import Arrangement
 from tqcli.checkpoint.reader import Checkpoint
 from tqcli.checkpoint.sidecars import CONFIG_NAME, INDEX_NAME
 from tqcli.checkpoint.writer import ShardLayout, shard
+from tqcli.decision import Decision
 from tqcli.formats.base import SchemeFormat
 from tqcli.layouts.experts import fused, is_stack, one_by_one
 from tqcli.layouts.files import numbered_shards, plain_config, same_names, weight_map
 from tqcli.packed import PackedTensor
-from tqcli.plan import Decision, Plan
+from tqcli.plan import Plan
 from tqcli.readers.find import Contents
 from tqcli.weights import Weight
 

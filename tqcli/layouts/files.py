@@ -7,9 +7,10 @@ from typing import Any
 from tqcli.architectures.base import Architecture
 from tqcli.checkpoint.reader import Checkpoint
 from tqcli.checkpoint.writer import ShardLayout, lay_out_shards
+from tqcli.decision import Decision
 from tqcli.errors import InputError
 from tqcli.packed import PackedTensor
-from tqcli.plan import Decision, Plan
+from tqcli.plan import Plan
 from tqcli.readers.find import Contents
 from tqcli.weights import Source, Weight, whole
 

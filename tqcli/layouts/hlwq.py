@@ -19,13 +19,14 @@ from tqcli.checkpoint.reader import Checkpoint
 from tqcli.checkpoint.sidecars import CONFIG_NAME
 from tqcli.checkpoint.writer import ShardLayout, lay_out_shards
 from tqcli.codec.hlwq_tables import levels
+from tqcli.decision import Decision
 from tqcli.errors import InputError
 from tqcli.formats.hlwq import META, NORMS, PACKED, Hlwq
 from tqcli.formats.hlwq_files import EXTRA, HLWQ_CONFIG_NAME, OWN_METHOD, QUANT_METHOD, STATE
 from tqcli.formats.native import GUARD
 from tqcli.layouts.experts import LEAVES, is_stack, one_by_one, paired, sliced, stacked
 from tqcli.layouts.files import plain_config, same_names, to_json
-from tqcli.plan import Decision, Plan
+from tqcli.plan import Plan
 from tqcli.readers.find import Contents
 from tqcli.version import __version__
 from tqcli.weights import Weight

@@ -17,11 +17,12 @@ from tqcli.checkpoint.shards import read_bounded
 from tqcli.checkpoint.sidecars import CONFIG_NAME, INDEX_NAME
 from tqcli.checkpoint.storage import Storage
 from tqcli.checkpoint.writer import ShardLayout
+from tqcli.decision import Decision
 from tqcli.formats.mlx import Mlx
 from tqcli.layouts.files import numbered_shards, plain_config, weight_map
 from tqcli.layouts.mlx_names import TextShape, arranged, names_of
 from tqcli.layouts.mlx_restore import restored
-from tqcli.plan import Decision, Plan
+from tqcli.plan import Plan
 from tqcli.readers.find import Contents
 from tqcli.weights import Weight
 

@@ -8,8 +8,9 @@ from tqcli.arrangement import Arrangement
 from tqcli.checkpoint.reader import Checkpoint
 from tqcli.checkpoint.sidecars import CONFIG_NAME, INDEX_NAME
 from tqcli.checkpoint.writer import ShardLayout
+from tqcli.decision import Decision
 from tqcli.layouts.files import index_json, numbered_shards, plain_config, same_names, to_json
-from tqcli.plan import Decision, Plan
+from tqcli.plan import Plan
 from tqcli.readers.find import PLAIN, Contents
 from tqcli.weights import Weight
 
