@@ -14,12 +14,15 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import AutoConfig, GenerationConfig
 
 from tqcli.architectures.base import Architecture, find
+from tqcli.checkpoint.json_object import parse_object
 from tqcli.checkpoint.reader import Checkpoint
+from tqcli.checkpoint.shards import read_bounded
 from tqcli.checkpoint.storage import Storage
 from tqcli.errors import InputError
 from tqcli.formats.hlwq_files import HLWQ_CONFIG_NAME, POLAR_CONFIG_NAME
@@ -36,6 +39,7 @@ _DTYPES = {
     "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
 }  # fmt: skip
 _SECTIONS = ("quantization_config", "quantization", "transformers_weights")
+_GENERATION = "generation_config.json"
 _ALWAYS = ("hlwq", "mlx")
 # Files that show what config.json does not.
 _FILES = (HLWQ_CONFIG_NAME, POLAR_CONFIG_NAME)
@@ -67,8 +71,8 @@ class LazyWeight:
 
     def __getitem__(self, index: Any) -> Tensor:
         weight = self._weight
-        elements = read_elements(self._storage, weight, 0, weight.rows)
-        data = bytearray(elements.tobytes())
+        elements = np.ascontiguousarray(read_elements(self._storage, weight, 0, weight.rows))
+        data = bytearray(elements.data.cast("B"))
         flat = torch.frombuffer(data, dtype=self.dtype) if data else torch.empty(0, dtype=self.dtype)
         found: Tensor = flat.reshape(self.shape)[index]
         return found
@@ -129,14 +133,10 @@ def _load(
     mismatched = [str(entry[0]) for entry in info["mismatched_keys"]]
     raise_if_any(info["missing_keys"], info["unexpected_keys"], mismatched)
     model.name_or_path = model.config.name_or_path = str(name)
-    if "generation_config.json" in checkpoint.storage.files() and hasattr(model, "generation_config"):
-        said = json.loads(checkpoint.storage.read("generation_config.json", 0, _size(checkpoint)))
+    if _GENERATION in checkpoint.storage.files() and hasattr(model, "generation_config"):
+        said = parse_object(read_bounded(checkpoint.storage, _GENERATION), _GENERATION)
         model.generation_config = GenerationConfig.from_dict(said)
     return (model, info) if wants_info else model
-
-
-def _size(checkpoint: Checkpoint) -> int:
-    return checkpoint.storage.files()["generation_config.json"]
 
 
 def _is_compressed(name: Any, options: Mapping[str, Any]) -> bool:
