@@ -52,8 +52,10 @@ def why_compressed(source: Checkpoint) -> str:
     for section in sections:
         method = section.get("quantization_config") or section.get("quantization")
         if method:
-            name = method.get("quant_method", "unknown method") if isinstance(method, Mapping) else "unknown method"
-            return f"`quantization_config` in config.json: {name}"
+            said = method.get("quant_method") if isinstance(method, Mapping) else None
+            # MLX's section has another name, which no other has, and names no method.
+            unnamed = "MLX" if section.get("quantization") else "unknown method"
+            return f"`quantization_config` in config.json: {said or unnamed}"
     for tensor in source.tensors.values():
         if tensor.name.endswith(_SUFFIXES) or tensor.dtype.startswith(_DTYPES):
             return f"`{tensor.name}` is {tensor.dtype}"
