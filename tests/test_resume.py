@@ -52,6 +52,34 @@ def test_every_step_of_a_conversion_may_be_the_last(small, tmp_path, stride):
         shutil.rmtree(output)
 
 
+@pytest.mark.parametrize("stride", [13, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("recipe", ["fp8-dynamic", "mlx-4bit", "hlwq-q5", "nvfp4a16"])
+def test_every_layout_goes_on_from_every_step(small, tmp_path, recipe, stride):
+    whole = tmp_path / "whole"
+    steps = steps_of(*arguments(small, whole, "--recipe", recipe))
+    expected = hashes(whole)
+    for step in range(0, steps, stride):
+        output = tmp_path / "out"
+        kill_at(step, *arguments(small, output, "--recipe", recipe))
+        if output.exists() and looks_whole(output):
+            assert hashes(output) == expected, f"killed at step {step}, it looks whole"
+        succeed(*arguments(small, output, "--recipe", recipe))
+        assert hashes(output) == expected, f"killed at step {step}"
+        shutil.rmtree(output)
+
+
+@pytest.mark.parametrize("recipe", ["fp8-dynamic", "mlx-4bit", "hlwq-q5", "bf16"])
+def test_a_finished_folder_of_any_layout_is_verified_and_overwritten(small, tmp_path, recipe):
+    output = tmp_path / "out"
+    succeed(*arguments(small, output, "--recipe", recipe))
+    expected = hashes(output)
+    assert "found    " in succeed(*arguments(small, output, "--recipe", recipe)).stdout
+    assert "another converted checkpoint" in tq(*arguments(small, output)).stderr
+    succeed(*arguments(small, output, "--overwrite"))
+    succeed(*arguments(small, output, "--recipe", recipe, "--overwrite"))
+    assert hashes(output) == expected
+
+
 @pytest.mark.parametrize("stride", STRIDES)
 def test_every_step_of_an_overwrite_may_be_the_last(small, tmp_path, stride):
     before = tmp_path / "before"
