@@ -12,8 +12,12 @@ def last_line(done):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", ["measure_quality", "bench_convert", "gen_full26b", "make_tiny_model", "train_tiny_model"]
-)
+    "name",
+    [
+        "bench_convert", "bench_formats", "gen_full26b", "make_tiny_model", "measure_quality", "measure_recipes",
+        "measure_trained_errors", "train_tiny_model",
+    ],
+)  # fmt: skip
 def test_help(run_script, name):
     done = run_script(name, "--help")
     assert done.returncode == 0, done.stderr
@@ -62,3 +66,38 @@ def test_the_published_encoder_is_measured(run_script, tiny_model, tmp_path):
     ours, theirs = found["medians"]["tq norm"], found["medians"]["turboquant-plus-vllm"]
     assert ours["weights"] > 0.9 * theirs["weights"]
     assert found["ratios"]["tq norm"]["less CPU time"] > 1
+
+
+@pytest.mark.slow
+@pytest.mark.peer
+def test_other_formats_are_measured_beside_their_peers(run_script, tiny_model, tmp_path):
+    pytest.importorskip("mlx_lm")
+    found = last_line(run_script("bench_formats", tiny_model, "--runs", "1", "--only", "mlx-4bit"))
+    assert set(found["medians"]) == {"tq mlx-4bit scale=minmax", "tq mlx-4bit", "mlx_lm.convert 4-bit"}
+    ours, theirs = found["medians"]["tq mlx-4bit scale=minmax"], found["medians"]["mlx_lm.convert 4-bit"]
+    assert ours["weights"] == theirs["weights"]
+    assert found["ratios"]["mlx-4bit"]["tq mlx-4bit scale=minmax"]["less resident memory"] > 1
+
+
+@pytest.mark.slow
+def test_errors_on_trained_weights_are_measured_for_every_format(run_script, tiny_model, root, tmp_path):
+    done = run_script("measure_trained_errors", tiny_model, "--output", tmp_path / "errors.json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "errors.json").read_text())["errors"]
+    shipped = json.loads((root / "configs" / "trained-errors.json").read_text())["errors"]
+    assert found.keys() == shipped.keys()
+    assert all(0.4 < found[name] / shipped[name] < 2.5 for name in found)
+
+
+@pytest.mark.slow
+def test_every_recipe_is_measured(run_script, tiny_model, tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text("The function returns a list of the names that were read from the file. " * 40)
+    options = ["--text", text, "--windows", "2", "--length", "16", "--json", tmp_path / "recipes.json"]
+    done = run_script("measure_recipes", tiny_model, *options)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "recipes.json").read_text())
+    by_name = {run["recipe"]: run for run in found["runs"]}
+    assert {"fp8-dynamic", "mlx-4bit", "hlwq-q5", "w4a16", "tq3"} <= by_name.keys()
+    assert [one["recipe"] for one in found["not_measured"]] == ["bf16"]
+    assert by_name["fp8-dynamic"]["relative_error"] < by_name["hlwq-q5"]["relative_error"] < 0.005

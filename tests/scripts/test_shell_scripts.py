@@ -6,7 +6,10 @@ import subprocess
 import pytest
 
 SHELL = ["scripts/setup", "scripts/demo", "scripts/test", "scripts/check", ".ci/run"]
-PYTHON = ["bench_convert", "gen_full26b", "make_tiny_model", "measure_quality", "train_tiny_model"]
+PYTHON = [
+    "bench_codec", "bench_convert", "bench_formats", "gen_full26b", "golden_fp8", "golden_mlx", "make_tiny_model",
+    "measure_quality", "measure_recipes", "measure_trained_errors", "train_tiny_model",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", SHELL)
