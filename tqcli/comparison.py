@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from tq_kernels.floats import widen
 
 from tqcli.checkpoint.header import TensorInfo
 from tqcli.checkpoint.reader import Checkpoint
 from tqcli.checkpoint.storage import Storage
-from tqcli.codec.floats import as_elements, is_float_dtype, widen
+from tqcli.codec.floats import as_elements, is_float_dtype
 from tqcli.errors import CheckFailed
 from tqcli.formats.base import Format
 from tqcli.packed import PackedTensor, decode_rows

@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 import tq_kernels
 from numpy.typing import NDArray
+from tq_kernels.floats import narrow, widen
 from tq_kernels.hlwq import NormTooLarge
 from tq_kernels.types import FloatDtype, NonFiniteWeight
 
 from tqcli.checkpoint.header import DTYPE_BITS, TensorInfo
 from tqcli.checkpoint.storage import Storage
-from tqcli.codec.floats import as_elements, is_float_dtype, narrow, widen
+from tqcli.codec.floats import as_elements, is_float_dtype
 from tqcli.decision import Decision
 from tqcli.errors import InputError
 from tqcli.formats.base import AbsmaxFormat

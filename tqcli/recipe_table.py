@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel
+from tq_kernels.floats import narrow, widen
 
 from tqcli.architectures.base import find
 from tqcli.checkpoint.reader import Checkpoint
-from tqcli.codec.floats import narrow, widen
 from tqcli.formats.base import AbsmaxFormat, Format
 from tqcli.layouts.base import layout_of
 from tqcli.layouts.originals import original_weights

@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from tq_kernels.floats import narrow, widen
 
 from tqcli.architectures.base import TensorRole
 from tqcli.checkpoint.header import DTYPE_BITS, TensorInfo
 from tqcli.checkpoint.storage import Storage
 from tqcli.checkpoint.stored import Shape
-from tqcli.codec.floats import as_elements, is_float_dtype, narrow, widen
+from tqcli.codec.floats import as_elements, is_float_dtype
 from tqcli.packed import PackedTensor, decode_rows
 
 Source = TensorInfo | PackedTensor

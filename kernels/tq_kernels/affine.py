@@ -10,13 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tq_kernels.backends import selected
+from tq_kernels.floats import NUMPY, check_matrix, dtype_of
 from tq_kernels.library import DTYPES, check
 from tq_kernels.types import FloatDtype
 
 AffineScale = Literal["minmax", "least-squares"]
 BITS = (2, 3, 4, 5, 6, 8)
 GROUP_SIZES = (32, 64, 128)
-_NUMPY: dict[FloatDtype, type[np.generic]] = {"BF16": np.uint16, "F16": np.float16, "F32": np.float32}
 _ENCODE = (*[ctypes.c_int32] * 5, ctypes.c_void_p, *[ctypes.c_int64] * 2, *[ctypes.c_void_p] * 4)
 _DECODE = (*[ctypes.c_int32] * 4, *[ctypes.c_void_p] * 3, *[ctypes.c_int64] * 2, ctypes.c_void_p)
 
@@ -32,8 +32,8 @@ def encode(
     (rows, columns / group_size) in the weight's type. Raises NonFiniteWeight where a weight is NaN or Inf or a group's
     range overflows float32, and ValueError on a wrong shape, type or memory layout.
     """
-    _check_weight(weight, dtype, group_size)
     _check_options(bits, group_size, scale)
+    check_matrix(weight, dtype, group_size)
     _, library = selected()
     if library is None:
         from tq_kernels import affine_reference
@@ -77,17 +77,6 @@ def decode(
     return weight
 
 
-def _check_weight(weight: NDArray[Any], dtype: FloatDtype, group_size: int) -> None:
-    if dtype not in _NUMPY:
-        raise ValueError(f"dtype must be one of {', '.join(_NUMPY)}, not {dtype}")
-    if weight.dtype != _NUMPY[dtype]:
-        raise ValueError(f"{dtype} weights must come as {np.dtype(_NUMPY[dtype])}, not {weight.dtype}")
-    if weight.ndim != 2 or weight.shape[1] < 1 or weight.shape[1] % group_size:
-        raise ValueError(f"expected a matrix with a multiple of {group_size} columns, got shape {weight.shape}")
-    if not weight.flags.c_contiguous:
-        raise ValueError("the weight must be C-contiguous")
-
-
 def _check_options(bits: int, group_size: int, scale: AffineScale) -> None:
     if bits not in BITS or group_size not in GROUP_SIZES:
         raise ValueError(f"bits must be one of {BITS} and group_size one of {GROUP_SIZES}, not {bits} and {group_size}")
@@ -99,8 +88,7 @@ def _check_stored(
     words: NDArray[np.uint32], scales: NDArray[Any], biases: NDArray[Any], bits: int, group_size: int
 ) -> FloatDtype:
     """The dtype of scales and biases."""
-    found: list[FloatDtype] = [dtype for dtype, kind in _NUMPY.items() if scales.dtype == kind]
-    if not found or biases.dtype != scales.dtype or words.dtype != np.uint32:
+    if scales.dtype not in NUMPY.values() or biases.dtype != scales.dtype or words.dtype != np.uint32:
         raise ValueError(f"unexpected types: codes {words.dtype}, scales {scales.dtype}, biases {biases.dtype}")
     if scales.ndim != 2 or biases.shape != scales.shape or scales.shape[1] < 1:
         raise ValueError(f"scales and biases must be equally large matrices, not {scales.shape} and {biases.shape}")
@@ -109,4 +97,4 @@ def _check_stored(
         raise ValueError(f"scales of shape {scales.shape} need codes of shape {expected}, got {words.shape}")
     if not (words.flags.c_contiguous and scales.flags.c_contiguous and biases.flags.c_contiguous):
         raise ValueError("codes, scales and biases must be C-contiguous")
-    return found[0]
+    return dtype_of(scales)

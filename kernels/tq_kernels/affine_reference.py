@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from tq_kernels.floats import narrow, rounded, widen
 from tq_kernels.types import FloatDtype, NonFiniteWeight
 
 Floats = NDArray[np.float32]
@@ -32,7 +33,7 @@ def encode(
 ) -> tuple[NDArray[np.uint32], NDArray[Any], NDArray[Any]]:
     """As tq_kernels.affine.encode, which checks the arguments."""
     rows, columns = weight.shape
-    values = np.ascontiguousarray(_widen(weight, dtype).reshape(-1, group_size).T)
+    values = np.ascontiguousarray(widen(weight, dtype).reshape(-1, group_size).T)
     largest = np.float32((1 << bits) - 1)
     with np.errstate(all="ignore"):
         _check_finite(values, columns // group_size)
@@ -41,8 +42,8 @@ def encode(
     shape = (rows, columns // group_size)
     return (
         _pack(codes.T.reshape(rows, columns), bits),
-        _narrow(pair.scale, dtype).reshape(shape),
-        _narrow(pair.bias, dtype).reshape(shape),
+        narrow(pair.scale, dtype).reshape(shape),
+        narrow(pair.bias, dtype).reshape(shape),
     )
 
 
@@ -52,26 +53,12 @@ def decode(
     """As tq_kernels.affine.decode, which checks the arguments."""
     codes = _unpack(words, bits).reshape(*scales.shape, group_size).astype(np.float32)
     with np.errstate(all="ignore"):
-        values = codes * _widen(scales, dtype)[:, :, None] + _widen(biases, dtype)[:, :, None]
+        values = codes * widen(scales, dtype)[:, :, None] + widen(biases, dtype)[:, :, None]
     return values.reshape(len(scales), -1)
 
 
-def _widen(values: NDArray[Any], dtype: FloatDtype) -> Floats:
-    if dtype == "BF16":
-        return (values.astype(np.uint32) << np.uint32(16)).view(np.float32)
-    return values.astype(np.float32)
-
-
-def _narrow(values: Floats, dtype: FloatDtype) -> NDArray[Any]:
-    """Rounded to nearest even; BF16 as uint16."""
-    if dtype != "BF16":
-        return values.astype(np.float16 if dtype == "F16" else np.float32)
-    bits = values.view(np.uint32)
-    return ((bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)).astype(np.uint16)
-
-
 def _stored_as(pair: Pair, dtype: FloatDtype) -> Pair:
-    return Pair(*(_widen(_narrow(part, dtype), dtype) for part in pair))
+    return Pair(*(rounded(part, dtype) for part in pair))
 
 
 def _check_finite(values: Floats, groups_in_row: int) -> None:
@@ -118,9 +105,9 @@ def _search(values: Floats, largest: np.float32, dtype: FloatDtype) -> Pair:
 
 
 def _next_scale(pair: Pair, dtype: FloatDtype) -> Pair:
-    stored = _narrow(pair.scale, dtype)
+    stored = narrow(pair.scale, dtype)
     further = stored.view(np.uint32) + np.uint32(1) if dtype == "F32" else stored.view(np.uint16) + np.uint16(1)
-    return Pair(_widen(further.view(stored.dtype), dtype), pair.bias)
+    return Pair(widen(further.view(stored.dtype), dtype), pair.bias)
 
 
 def _error(values: Floats, pair: Pair, largest: np.float32) -> Floats:

@@ -6,12 +6,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tq_kernels.backends import selected
+from tq_kernels.floats import NUMPY, check_elements, check_matrix
 from tq_kernels.types import FloatDtype, Scale, TqTables
 
 if TYPE_CHECKING:
     import torch
 
-_NUMPY: dict[FloatDtype, type[np.generic]] = {"BF16": np.uint16, "F16": np.float16, "F32": np.float32}
 _BF16_EXPONENT = 0x7F80  # all set in NaN and Inf
 
 
@@ -25,7 +25,7 @@ def encode(
     Returns uint8 (rows * groups, bytes per group) and float32 (rows, groups); the same for any number of threads.
     Raises NonFiniteWeight, and ValueError on a wrong shape, type or memory layout.
     """
-    _check_weight(weight, dtype)
+    check_matrix(weight, dtype)
     _check_choices(scale, threads)
     rows, columns = weight.shape
     _, library = selected()
@@ -62,12 +62,12 @@ def decode(
     """
     _check_stored(codes, norms, columns, tables)
     _check_choices("norm", threads)
-    if dtype not in _NUMPY:
-        raise ValueError(f"dtype must be one of {', '.join(_NUMPY)}, not {dtype}")
+    if dtype not in NUMPY:
+        raise ValueError(f"dtype must be one of {', '.join(NUMPY)}, not {dtype}")
     _, library = selected()
     if library is None:
         return _reference_decode(codes, norms, columns, tables, dtype)
-    weight = np.empty((len(norms), columns), dtype=_NUMPY[dtype])
+    weight = np.empty((len(norms), columns), dtype=NUMPY[dtype])
     library.decode(
         codes.ctypes.data,
         norms.ctypes.data,
@@ -82,7 +82,7 @@ def decode(
 
 def first_non_finite(array: NDArray[Any], dtype: FloatDtype) -> int | None:
     """Flat index of the first NaN or Inf of a C-contiguous array of any shape, None where all is finite."""
-    _check_layout(array, dtype)
+    check_elements(array, dtype)
     _, library = selected()
     if library is not None:
         found = library.first_non_finite(array, dtype)
@@ -90,21 +90,6 @@ def first_non_finite(array: NDArray[Any], dtype: FloatDtype) -> int | None:
     flat = array.reshape(-1)
     broken = (flat & _BF16_EXPONENT) == _BF16_EXPONENT if dtype == "BF16" else ~np.isfinite(flat)
     return int(np.argmax(broken)) if broken.any() else None
-
-
-def _check_weight(weight: NDArray[Any], dtype: FloatDtype) -> None:
-    if weight.ndim != 2 or weight.shape[1] < 1:
-        raise ValueError(f"expected a matrix with at least one column, got shape {weight.shape}")
-    _check_layout(weight, dtype)
-
-
-def _check_layout(array: NDArray[Any], dtype: FloatDtype) -> None:
-    if dtype not in _NUMPY:
-        raise ValueError(f"dtype must be one of {', '.join(_NUMPY)}, not {dtype}")
-    if array.dtype != _NUMPY[dtype]:
-        raise ValueError(f"{dtype} weights must come as {np.dtype(_NUMPY[dtype])}, not {array.dtype}")
-    if not array.flags.c_contiguous:
-        raise ValueError("the array must be C-contiguous")
 
 
 def _check_choices(scale: Scale, threads: int) -> None:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from tq_kernels import float4_reference
 from tq_kernels.backends import selected
+from tq_kernels.floats import check_matrix
 from tq_kernels.library import DTYPES, check
 from tq_kernels.types import FloatDtype
 
@@ -26,11 +27,6 @@ Float4Kind = Literal["mx", "nv"]
 
 GROUPS: dict[Float4Kind, int] = {"mx": 32, "nv": 16}
 
-_NUMPY: dict[FloatDtype, np.dtype[Any]] = {
-    "BF16": np.dtype(np.uint16),
-    "F16": np.dtype(np.float16),
-    "F32": np.dtype(np.float32),
-}
 _KINDS: dict[Float4Kind, int] = {"mx": 0, "nv": 1}
 _POINTER, _SMALL, _LARGE, _FLOAT = ctypes.c_void_p, ctypes.c_int32, ctypes.c_int64, ctypes.c_float
 
@@ -57,8 +53,8 @@ def encode(
     Raises NonFiniteWeight, for mx also where a scale would need a power of two that dtype has not; ValueError on a
     wrong shape, type or memory layout.
     """
-    _check_weight(weight, dtype)
-    _check_kind(weight.shape[1], kind, global_scale)
+    _check_kind(kind, global_scale)
+    check_matrix(weight, dtype, GROUPS[kind])
     _, library = selected()
     if library is None:
         return float4_reference.encode(weight, dtype, kind, global_scale)
@@ -101,22 +97,9 @@ def decode(
     return weight
 
 
-def _check_weight(weight: NDArray[Any], dtype: FloatDtype) -> None:
-    if dtype not in _NUMPY:
-        raise ValueError(f"dtype must be one of {', '.join(_NUMPY)}, not {dtype}")
-    if weight.ndim != 2:
-        raise ValueError(f"expected a matrix, got shape {weight.shape}")
-    if weight.dtype != _NUMPY[dtype]:
-        raise ValueError(f"{dtype} weights must come as {_NUMPY[dtype]}, not {weight.dtype}")
-    if not weight.flags.c_contiguous:
-        raise ValueError("the weight must be C-contiguous")
-
-
-def _check_kind(columns: int, kind: Float4Kind, global_scale: float) -> None:
+def _check_kind(kind: Float4Kind, global_scale: float) -> None:
     if kind not in GROUPS:
         raise ValueError(f"kind must be one of {', '.join(GROUPS)}, not {kind}")
-    if columns < 1 or columns % GROUPS[kind]:
-        raise ValueError(f"columns must be a positive multiple of {GROUPS[kind]}, not {columns}")
     if not 0 < global_scale <= float(np.finfo(np.float32).max):
         raise ValueError(f"global_scale must be finite and positive, not {global_scale}")
 
@@ -124,8 +107,11 @@ def _check_kind(columns: int, kind: Float4Kind, global_scale: float) -> None:
 def _check_stored(codes: NDArray[np.uint8], scales: NDArray[np.uint8], kind: Float4Kind, global_scale: float) -> None:
     if codes.ndim != 2 or codes.dtype != np.uint8 or scales.dtype != np.uint8:
         raise ValueError(f"codes must be a uint8 matrix and scales uint8, not {codes.dtype} {codes.shape}")
-    _check_kind(codes.shape[1] * 2, kind, global_scale)
-    expected = (len(codes), codes.shape[1] * 2 // GROUPS[kind])
+    _check_kind(kind, global_scale)
+    columns = codes.shape[1] * 2
+    if columns < 1 or columns % GROUPS[kind]:
+        raise ValueError(f"columns must be a positive multiple of {GROUPS[kind]}, not {columns}")
+    expected = (len(codes), columns // GROUPS[kind])
     if scales.shape != expected:
         raise ValueError(f"codes of shape {codes.shape} need scales of shape {expected}, got {scales.shape}")
     if not (codes.flags.c_contiguous and scales.flags.c_contiguous):

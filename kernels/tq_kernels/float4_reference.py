@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from tq_kernels.floats import rounded, widen
 from tq_kernels.types import FloatDtype, NonFiniteWeight
 
 _GROUPS = {"mx": 32, "nv": 16}
@@ -28,12 +29,12 @@ def global_scale(absmax: float, dtype: FloatDtype) -> float:
     if absmax == 0:
         return 1.0
     least = float(np.finfo(np.float16 if dtype == "F16" else np.float32).tiny)
-    reciprocal = _rounded(np.float32(1) / np.array([max(absmax, least)], np.float32), dtype)
+    reciprocal = rounded(np.float32(1) / np.array([max(absmax, least)], np.float32), dtype)
     with np.errstate(over="ignore"):
         exact = np.float32(448 * 6) * reciprocal
-        rounded = _rounded(exact, dtype)
-    if np.isfinite(rounded[0]):
-        return float(rounded[0])
+        stored = rounded(exact, dtype)
+    if np.isfinite(stored[0]):
+        return float(stored[0])
     return float(exact[0]) if dtype == "F16" else 1.0
 
 
@@ -42,7 +43,7 @@ def encode(
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """As tq_kernels.float4.encode."""
     rows, columns = weight.shape
-    values = _widen(weight, dtype)
+    values = widen(weight, dtype)
     groups = values.reshape(rows, columns // _GROUPS[kind], _GROUPS[kind])
     absmax = np.abs(groups).max(axis=-1)
     refused = ~np.isfinite(absmax)
@@ -93,7 +94,7 @@ def _mx_scales(absmax: _Floats, dtype: FloatDtype) -> tuple[NDArray[np.uint8], _
 
 
 def _nv_scales(absmax: _Floats, dtype: FloatDtype, global_scale: float) -> tuple[NDArray[np.uint8], _Floats]:
-    scaled = np.float32(global_scale) * _rounded(absmax / np.float32(6), dtype)
+    scaled = np.float32(global_scale) * rounded(absmax / np.float32(6), dtype)
     codes = np.searchsorted(_boundaries(_float8_numbers()[:127]), scaled).astype(np.uint8)
     numbers = _float8_numbers()
     stored = np.where(codes == 0, np.uint8(np.searchsorted(numbers[:127], 0.125)), codes)
@@ -117,18 +118,3 @@ def _boundaries(numbers: _Floats) -> _Floats:
     """The greatest float32 that each code but the last stands for: a number halfway goes to the even code."""
     halfway = (numbers[:-1] + numbers[1:]) / 2
     return np.where(np.arange(len(halfway)) % 2 == 0, halfway, np.nextafter(halfway, np.float32(0)))
-
-
-def _rounded(values: _Floats, dtype: FloatDtype) -> _Floats:
-    if dtype == "BF16":
-        bits = values.view(np.uint32)
-        return ((bits + np.uint32(0x7FFF) + (bits >> np.uint32(16) & np.uint32(1))) & np.uint32(0xFFFF0000)).view(
-            np.float32
-        )
-    return values.astype(np.float16).astype(np.float32) if dtype == "F16" else values
-
-
-def _widen(values: NDArray[Any], dtype: FloatDtype) -> _Floats:
-    if dtype == "BF16":
-        return (values.astype(np.uint32) << np.uint32(16)).view(np.float32)
-    return values.astype(np.float32)

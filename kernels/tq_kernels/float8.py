@@ -12,17 +12,13 @@ from numpy.typing import NDArray
 
 from tq_kernels import float8_reference
 from tq_kernels.backends import selected
+from tq_kernels.floats import check_matrix, dtype_of
 from tq_kernels.library import DTYPES, check
 from tq_kernels.types import FloatDtype
 
 Division = Literal["float32", "weight"]
 Block = tuple[int, int]
 
-_NUMPY: dict[FloatDtype, np.dtype[Any]] = {
-    "BF16": np.dtype(np.uint16),
-    "F16": np.dtype(np.float16),
-    "F32": np.dtype(np.float32),
-}
 _DIVISIONS: dict[Division, int] = {"float32": 0, "weight": 1}
 _POINTER, _SMALL, _LARGE = ctypes.c_void_p, ctypes.c_int32, ctypes.c_int64
 
@@ -39,13 +35,13 @@ def encode(
     and on CPUs.) Returns uint8 (rows, columns) and scales of dtype (blocks down, blocks across).
     Raises NonFiniteWeight, and ValueError on a wrong shape, type or memory layout.
     """
-    _check_weight(weight, dtype)
+    check_matrix(weight, dtype)
     _check_choices(block, division)
     _, library = selected()
     if library is None:
         return float8_reference.encode(weight, dtype, block, division)
     codes = np.empty(weight.shape, np.uint8)
-    scales = np.empty(_blocks(weight.shape, block), _NUMPY[dtype])
+    scales = np.empty(_blocks(weight.shape, block), weight.dtype)
     run = library.function(
         "tq_float8_encode", _SMALL, _SMALL, _SMALL, _LARGE, _LARGE,
         _POINTER, _LARGE, _LARGE, _POINTER, _POINTER, ctypes.POINTER(_LARGE),
@@ -85,17 +81,6 @@ def _blocks(shape: tuple[int, ...], block: Block) -> tuple[int, ...]:
     return tuple(-(-size // part) for size, part in zip(shape, block, strict=True))
 
 
-def _check_weight(weight: NDArray[Any], dtype: FloatDtype) -> None:
-    if dtype not in _NUMPY:
-        raise ValueError(f"dtype must be one of {', '.join(_NUMPY)}, not {dtype}")
-    if weight.ndim != 2 or weight.shape[1] < 1:
-        raise ValueError(f"expected a matrix with at least one column, got shape {weight.shape}")
-    if weight.dtype != _NUMPY[dtype]:
-        raise ValueError(f"{dtype} weights must come as {_NUMPY[dtype]}, not {weight.dtype}")
-    if not weight.flags.c_contiguous:
-        raise ValueError("the weight must be C-contiguous")
-
-
 def _check_choices(block: Block, division: Division) -> None:
     if min(block) < 1:
         raise ValueError(f"a block must have at least one row and one column, not {block}")
@@ -115,7 +100,4 @@ def _check_stored(codes: NDArray[np.uint8], scales: NDArray[Any], block: Block) 
         )
     if not (codes.flags.c_contiguous and scales.flags.c_contiguous):
         raise ValueError("codes and scales must be C-contiguous")
-    for dtype, kind in _NUMPY.items():
-        if scales.dtype == kind:
-            return dtype
-    raise ValueError(f"scales must be uint16, float16 or float32, not {scales.dtype}")
+    return dtype_of(scales)

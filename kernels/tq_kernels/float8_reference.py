@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from tq_kernels.floats import narrow, rounded, widen
 from tq_kernels.types import FloatDtype, NonFiniteWeight
 
 _GREATEST = np.float32(448)
@@ -20,15 +21,15 @@ def encode(
     weight: NDArray[Any], dtype: FloatDtype, block: tuple[int, int], division: Literal["float32", "weight"]
 ) -> tuple[NDArray[np.uint8], NDArray[Any]]:
     """As tq_kernels.float8.encode."""
-    values = _widen(weight, dtype)
+    values = widen(weight, dtype)
     broken = ~np.isfinite(values).all(axis=1)
     if broken.any():
         raise NonFiniteWeight(int(np.argmax(broken)))
     magnitudes = np.abs(values)
     scales = _scales(_greatest(magnitudes, block), dtype)
-    quotients: NDArray[Any] = magnitudes / _spread(_widen(scales, dtype), weight.shape, block)
+    quotients: NDArray[Any] = magnitudes / _spread(widen(scales, dtype), weight.shape, block)
     if division == "weight":
-        quotients = _widen(_narrow(quotients, dtype), dtype)
+        quotients = rounded(quotients, dtype)
     codes = np.searchsorted(_boundaries(), quotients).astype(np.uint8)
     return np.where(np.signbit(values), codes | _SIGN, codes), scales
 
@@ -39,7 +40,7 @@ def decode(
     """As tq_kernels.float8.decode; dtype is that of the scales."""
     positive = np.append(_numbers(), np.float32(np.nan))
     values = np.concatenate([positive, -positive])[codes]
-    weight: NDArray[np.float32] = values * _spread(_widen(scales, dtype), codes.shape, block)
+    weight: NDArray[np.float32] = values * _spread(widen(scales, dtype), codes.shape, block)
     return weight
 
 
@@ -66,26 +67,11 @@ def _greatest(magnitudes: NDArray[np.float32], block: tuple[int, int]) -> NDArra
 
 
 def _scales(greatest: NDArray[np.float32], dtype: FloatDtype) -> NDArray[Any]:
-    scales = _narrow(greatest / _GREATEST, dtype)
-    return np.where(scales == 0, _narrow(np.array(_EPSILON[dtype], np.float32), dtype), scales)
+    scales = narrow(greatest / _GREATEST, dtype)
+    return np.where(scales == 0, narrow(np.array(_EPSILON[dtype], np.float32), dtype), scales)
 
 
 def _spread(scales: NDArray[np.float32], shape: tuple[int, ...], block: tuple[int, int]) -> NDArray[np.float32]:
     """The scale of every weight."""
     rows, columns = np.arange(shape[0]) // block[0], np.arange(shape[1]) // block[1]
     return scales[rows][:, columns]
-
-
-def _widen(values: NDArray[Any], dtype: FloatDtype) -> NDArray[np.float32]:
-    if dtype != "BF16":
-        return values.astype(np.float32, copy=False)
-    return (values.astype(np.uint32) << np.uint32(16)).view(np.float32)
-
-
-def _narrow(values: NDArray[Any], dtype: FloatDtype) -> NDArray[Any]:
-    """Rounded to nearest even; the values are finite and stay so."""
-    if dtype != "BF16":
-        return values.astype(np.float16 if dtype == "F16" else np.float32, copy=False)
-    bits = values.view(np.uint32)
-    even = (bits >> np.uint32(16)) & np.uint32(1)
-    return ((bits + np.uint32(0x7FFF) + even) >> np.uint32(16)).astype(np.uint16)

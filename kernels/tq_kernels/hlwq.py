@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from tq_kernels import hlwq_reference
 from tq_kernels.arrays import first_non_finite
 from tq_kernels.backends import selected
+from tq_kernels.floats import NUMPY, check_matrix
 from tq_kernels.library import DTYPES, Library, check
 from tq_kernels.types import FloatDtype, NonFiniteWeight
 
 BLOCK = 128
 BITS = (2, 3, 4, 5, 6, 8)
 
-_NUMPY = {"BF16": np.dtype(np.uint16), "F16": np.dtype(np.float16), "F32": np.dtype(np.float32)}
 _POINTER, _SMALL, _LARGE = ctypes.c_void_p, ctypes.c_int32, ctypes.c_int64
 
 
@@ -47,7 +47,9 @@ def encode(
     (rows, blocks). A norm below 2**-25 is stored as 0 and its block decodes to zeros.
     Raises NonFiniteWeight, its subclass NormTooLarge, and ValueError on a wrong shape, type or memory layout.
     """
-    _check_matrix(weight, dtype)
+    if dtype not in NUMPY:
+        raise ValueError(f"{dtype} weights must come as BF16, F16 or F32")
+    check_matrix(weight, dtype)
     bits = _bits_of(midpoints, len(midpoints) + 1)
     rows, columns = weight.shape
     _, library = selected()
@@ -111,15 +113,6 @@ def _bits_of(table: NDArray[np.float32], count: int) -> int:
     if bits not in BITS or count != 1 << bits:
         raise ValueError(f"a table must have 2**bits levels, bits one of {BITS}; it has {count}")
     return bits
-
-
-def _check_matrix(weight: NDArray[Any], dtype: FloatDtype) -> None:
-    if weight.ndim != 2 or weight.shape[1] < 1:
-        raise ValueError(f"expected a matrix with at least one column, got shape {weight.shape}")
-    if dtype not in _NUMPY or weight.dtype != _NUMPY[dtype]:
-        raise ValueError(f"{dtype} weights must come as {_NUMPY.get(dtype, 'BF16, F16 or F32')}, not {weight.dtype}")
-    if not weight.flags.c_contiguous:
-        raise ValueError("the array must be C-contiguous")
 
 
 def _check_stored(packed: NDArray[np.uint8], norms: NDArray[np.float16], columns: int, bits: int) -> None:

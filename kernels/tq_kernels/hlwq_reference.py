@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tq_kernels.floats import widen
 from tq_kernels.types import FloatDtype, NonFiniteWeight
 
 _BLOCK = 128
@@ -44,8 +45,7 @@ def normalised(weight: NDArray[Any], dtype: FloatDtype) -> tuple[NDArray[np.floa
 
     This is what is compared with the midpoints. Raises NonFiniteWeight where a norm does not fit float16.
     """
-    values = weight.astype(np.uint32) << np.uint32(16) if dtype == "BF16" else weight.astype(np.float32)
-    wide = values.view(np.float32)
+    wide = widen(weight, dtype)
     count = -(-wide.shape[1] // _BLOCK)
     padded = np.pad(wide, ((0, 0), (0, count * _BLOCK - wide.shape[1])))
     in_blocks = padded.reshape(len(wide), count, _BLOCK)

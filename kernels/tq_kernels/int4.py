@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from tq_kernels import int4_reference
 from tq_kernels.backends import selected
+from tq_kernels.floats import check_matrix, dtype_of
 from tq_kernels.library import DTYPES, check
 from tq_kernels.types import FloatDtype
 
@@ -30,11 +31,6 @@ Int4Scale = Literal["absmax", "search", "signed"]
 GROUP_SIZES = (32, 64, 128)
 PER_WORD = 8
 
-_NUMPY: dict[FloatDtype, np.dtype[Any]] = {
-    "BF16": np.dtype(np.uint16),
-    "F16": np.dtype(np.float16),
-    "F32": np.dtype(np.float32),
-}
 _SCALES: dict[Int4Scale, int] = {"absmax": 0, "search": 1, "signed": 2}
 _POINTER, _SMALL, _LARGE = ctypes.c_void_p, ctypes.c_int32, ctypes.c_int64
 
@@ -49,8 +45,8 @@ def encode(
     Raises NonFiniteWeight for NaN, Inf and magnitudes of half the dtype's range or more, whose decode could overflow;
     ValueError on a wrong shape, type or memory layout.
     """
-    _check_weight(weight, dtype)
-    _check_group(weight.shape[1], group_size)
+    _check_size(group_size)
+    check_matrix(weight, dtype, group_size)
     if scale not in _SCALES:
         raise ValueError(f"scale must be one of {', '.join(_SCALES)}, not {scale}")
     _, library = selected()
@@ -58,7 +54,7 @@ def encode(
         return int4_reference.encode(weight, dtype, group_size, scale)
     rows, columns = weight.shape
     words = np.empty((rows, columns // PER_WORD), np.int32)
-    scales = np.empty((rows, columns // group_size), _NUMPY[dtype])
+    scales = np.empty((rows, columns // group_size), weight.dtype)
     run = library.function(
         "tq_int4_encode", _SMALL, _SMALL, _SMALL, _SMALL, _POINTER, _LARGE, _LARGE, _POINTER, _POINTER,
         ctypes.POINTER(_LARGE),
@@ -93,22 +89,9 @@ def decode(words: NDArray[np.int32], scales: NDArray[Any], group_size: int) -> N
     return weight
 
 
-def _check_weight(weight: NDArray[Any], dtype: FloatDtype) -> None:
-    if dtype not in _NUMPY:
-        raise ValueError(f"dtype must be one of {', '.join(_NUMPY)}, not {dtype}")
-    if weight.ndim != 2:
-        raise ValueError(f"expected a matrix, got shape {weight.shape}")
-    if weight.dtype != _NUMPY[dtype]:
-        raise ValueError(f"{dtype} weights must come as {_NUMPY[dtype]}, not {weight.dtype}")
-    if not weight.flags.c_contiguous:
-        raise ValueError("the weight must be C-contiguous")
-
-
-def _check_group(columns: int, group_size: int) -> None:
+def _check_size(group_size: int) -> None:
     if group_size not in GROUP_SIZES:
         raise ValueError(f"group_size must be one of {', '.join(map(str, GROUP_SIZES))}, not {group_size}")
-    if columns < 1 or columns % group_size:
-        raise ValueError(f"columns must be a positive multiple of {group_size}, not {columns}")
 
 
 def _check_stored(words: NDArray[np.int32], scales: NDArray[Any], group_size: int) -> FloatDtype:
@@ -116,12 +99,11 @@ def _check_stored(words: NDArray[np.int32], scales: NDArray[Any], group_size: in
     if words.ndim != 2 or words.dtype != np.int32:
         raise ValueError(f"words must be an int32 matrix, not {words.dtype} {words.shape}")
     columns = words.shape[1] * PER_WORD
-    _check_group(columns, group_size)
+    _check_size(group_size)
+    if columns < 1 or columns % group_size:
+        raise ValueError(f"columns must be a positive multiple of {group_size}, not {columns}")
     if scales.shape != (len(words), columns // group_size):
         raise ValueError(f"words of shape {words.shape} need scales {(len(words), columns // group_size)}")
     if not (words.flags.c_contiguous and scales.flags.c_contiguous):
         raise ValueError("words and scales must be C-contiguous")
-    for dtype, kind in _NUMPY.items():
-        if scales.dtype == kind:
-            return dtype
-    raise ValueError(f"scales must be uint16, float16 or float32, not {scales.dtype}")
+    return dtype_of(scales)

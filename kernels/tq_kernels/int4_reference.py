@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from tq_kernels.floats import narrow, rounded, widen
 from tq_kernels.types import FloatDtype, NonFiniteWeight
 
 _EPSILON: dict[FloatDtype, float] = {"BF16": 2.0**-7, "F16": 2.0**-10, "F32": 2.0**-23}
@@ -24,7 +25,7 @@ def encode(
 ) -> tuple[NDArray[np.int32], NDArray[Any]]:
     """As tq_kernels.int4.encode."""
     rows, columns = weight.shape
-    values = _widen(weight, dtype)
+    values = widen(weight, dtype)
     accepted = np.abs(values) < _TOO_LARGE[dtype]
     if not accepted.all():
         raise NonFiniteWeight(int(np.argmin(accepted.all(axis=1))))
@@ -33,11 +34,11 @@ def encode(
         scales = _absmax_scale(groups, dtype) if scale == "absmax" else _searched_scale(groups, dtype, scale)
         quotients: NDArray[Any] = groups / scales[..., None]
     if scale == "absmax":
-        quotients = _widen(_narrow(quotients, dtype), dtype)
+        quotients = rounded(quotients, dtype)
     numbers = np.rint(_clamped(quotients)).astype(np.int32) + 8
     parts = numbers.reshape(rows, columns // 8, 8).astype(np.uint32) << _SHIFTS
     words = np.bitwise_or.reduce(parts, axis=-1).view(np.int32)
-    return words, _narrow(scales, dtype)
+    return words, narrow(scales, dtype)
 
 
 def decode(words: NDArray[np.int32], scales: NDArray[Any], dtype: FloatDtype, group_size: int) -> NDArray[np.float32]:
@@ -45,12 +46,12 @@ def decode(words: NDArray[np.int32], scales: NDArray[Any], dtype: FloatDtype, gr
     rows, columns = len(words), words.shape[1] * 8
     numbers = (words.view(np.uint32)[..., None] >> _SHIFTS & np.uint32(15)).astype(np.float32) - np.float32(8)
     groups = numbers.reshape(rows, columns // group_size, group_size)
-    weight: NDArray[np.float32] = (groups * _widen(scales, dtype)[..., None]).reshape(rows, columns)
+    weight: NDArray[np.float32] = (groups * widen(scales, dtype)[..., None]).reshape(rows, columns)
     return weight
 
 
 def _absmax_scale(groups: _Floats, dtype: FloatDtype) -> _Floats:
-    scales = _rounded(np.abs(groups).max(axis=-1) / np.float32(7.5), dtype)
+    scales = rounded(np.abs(groups).max(axis=-1) / np.float32(7.5), dtype)
     return np.where(scales == 0, np.float32(_EPSILON[dtype]), scales)
 
 
@@ -64,7 +65,7 @@ def _searched_scale(groups: _Floats, dtype: FloatDtype, scale: Literal["search",
     best = _absmax_scale(groups, dtype)
     least = _error(groups, best, inverse)
     for share in _SHARES:
-        candidate = sign * _rounded(whole * share, dtype)
+        candidate = sign * rounded(whole * share, dtype)
         error = _error(groups, candidate, inverse)
         better = error < least
         best, least = np.where(better, candidate, best), np.where(better, error, least)
@@ -88,21 +89,3 @@ def _clamped(values: _Floats) -> _Floats:
     low, high = np.float32(-8), np.float32(7)
     lifted = np.where(values > low, values, low)
     return np.where(lifted < high, lifted, high)
-
-
-def _rounded(values: _Floats, dtype: FloatDtype) -> _Floats:
-    return _widen(_narrow(values, dtype), dtype)
-
-
-def _widen(values: NDArray[Any], dtype: FloatDtype) -> _Floats:
-    if dtype == "BF16":
-        return (values.astype(np.uint32) << np.uint32(16)).view(np.float32)
-    return values.astype(np.float32)
-
-
-def _narrow(values: _Floats, dtype: FloatDtype) -> NDArray[Any]:
-    """To the storage type, rounded to nearest even."""
-    if dtype == "BF16":
-        bits = values.view(np.uint32)
-        return ((bits + np.uint32(0x7FFF) + (bits >> np.uint32(16) & np.uint32(1))) >> np.uint32(16)).astype(np.uint16)
-    return values.astype(np.float16 if dtype == "F16" else np.float32)

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from support.checkpoints import read_file, to_bytes
+from tq_kernels.floats import widen
 from tq_kernels.types import NonFiniteWeight
 
-from tqcli.codec.floats import widen
 from tqcli.formats.nvfp4 import NvFp4
 
 # Made by compressed-tensors itself: tests/peers/test_llmcompressor_int4.py runs the same program.

@@ -5,9 +5,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tq_kernels import int4, int4_reference
+from tq_kernels.floats import widen
 from tq_kernels.types import NonFiniteWeight
-
-from tqcli.codec.floats import widen
 
 SCALES = ["absmax", "search", "signed"]
 DTYPES = ["BF16", "F16", "F32"]

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tq_kernels.floats import widen
 
-from tqcli.codec.floats import widen
 from tqcli.formats.int4 import Int4
 from tqcli.formats.mxfp4 import MxFp4
 from tqcli.formats.nvfp4 import NvFp4

@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from tq_kernels.floats import widen
 from tq_kernels.hlwq import BITS, BLOCK, blocks
 
 from tqcli.checkpoint.header import TensorInfo
-from tqcli.codec.floats import as_array, is_float_dtype, widen
+from tqcli.codec.floats import as_array, is_float_dtype
 from tqcli.codec.hlwq_tables import levels
 from tqcli.codec.hlwq_variants import meta_sizes, packing_of, unscaled
 from tqcli.errors import InputError
