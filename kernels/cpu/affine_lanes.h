@@ -1,25 +1,12 @@
-// Groups side by side: lane i of every vector belongs to group i, so that no sum crosses lanes and the width of the
-// vectors changes no bit of the result. The compiler's generic vectors take the width of the instruction set.
+// What the affine loops need of lanes and of storage types.
 #pragma once
 
 #include "affine.h"
 #include "floats.h"
+#include "lanes.h"
 
 namespace tq {
 namespace {
-
-#if defined(__AVX512F__)
-constexpr int kLaneBytes = 64;
-#elif defined(__AVX2__)
-constexpr int kLaneBytes = 32;
-#else
-constexpr int kLaneBytes = 16;
-#endif
-constexpr int kLanes = kLaneBytes / 4;
-
-typedef float Floats __attribute__((vector_size(kLaneBytes)));
-typedef int32_t Integers __attribute__((vector_size(kLaneBytes)));
-typedef uint32_t Words __attribute__((vector_size(kLaneBytes)));
 
 // A scale and a bias of each group.
 struct Pair {
@@ -27,9 +14,6 @@ struct Pair {
   Floats bias;
 };
 
-inline Floats all(float value) { return Floats{} + value; }
-inline Floats least(Floats a, Floats b) { return a < b ? a : b; }
-inline Floats most(Floats a, Floats b) { return a > b ? a : b; }
 inline Floats magnitude(Floats a) { return (Floats)((Words)a & 0x7FFFFFFFu); }
 
 inline Pair select(Integers where, Pair yes, Pair no) {

@@ -1,27 +1,12 @@
-// Groups side by side: lane i of every vector belongs to group i, so that no sum crosses lanes and the width of the
-// vectors changes no bit of the result. The compiler's generic vectors take the width of the instruction set.
+// What the INT4 loops need of lanes and of storage types.
 #pragma once
 
 #include "floats.h"
+#include "lanes.h"
 
 namespace tq {
 namespace {
 
-#if defined(__AVX512F__)
-constexpr int kLaneBytes = 64;
-#elif defined(__AVX2__)
-constexpr int kLaneBytes = 32;
-#else
-constexpr int kLaneBytes = 16;
-#endif
-constexpr int kLanes = kLaneBytes / 4;
-
-typedef float Floats __attribute__((vector_size(kLaneBytes)));
-typedef uint32_t Words __attribute__((vector_size(kLaneBytes)));
-
-inline Floats all(float value) { return Floats{} + value; }
-inline Floats least(Floats a, Floats b) { return a < b ? a : b; }
-inline Floats most(Floats a, Floats b) { return a > b ? a : b; }
 inline Words most(Words a, Words b) { return a > b ? a : b; }
 
 // What the loops need of a storage type. kTooLarge: the bits, as float32, of the least magnitude that is refused, half
