@@ -10,20 +10,18 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
 from tq_kernels import float8
 from tq_kernels.types import FloatDtype
 
 from tqcli.checkpoint.stored import Shape, Stored
+from tqcli.formats.options import FormatOptions, quantization_arguments, weights_only
 
 WEIGHT, SCALE = ".weight", ".weight_scale"
 BLOCK = 128
 
 
-class Fp8(BaseModel):
+class Fp8(FormatOptions):
     """Options of the format. `division` is how the encoder rounds; readers do not see it."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     format: Literal["fp8"] = "fp8"
     strategy: Literal["channel", "block"] = "channel"
@@ -78,25 +76,14 @@ class Fp8(BaseModel):
 
     def scheme(self) -> dict[str, Any]:
         """The entry of `config_groups` in compressed-tensors' quantization_config, as its version 0.19 writes it."""
+        number = {"num_bits": 8, "type": "float"}
         if self.strategy == "block":
-            weights = _arguments(strategy="block", block_structure=[BLOCK, BLOCK], dynamic=False)
-            activations = _arguments(strategy="group", group_size=BLOCK, dynamic=True)
+            scheme = weights_only("float-quantized", **number, strategy="block", block_structure=[BLOCK, BLOCK])
+            activations = quantization_arguments(**number, strategy="group", group_size=BLOCK, dynamic=True)
         else:
-            weights = _arguments(strategy="channel", dynamic=False)
-            activations = _arguments(strategy="token", dynamic=True)
-        return {
-            "targets": ["Linear"],
-            "weights": weights,
-            "input_activations": activations,
-            "output_activations": None,
-            "format": "float-quantized",
-        }
+            scheme = weights_only("float-quantized", **number, strategy="channel")
+            activations = quantization_arguments(**number, strategy="token", dynamic=True)
+        return {**scheme, "input_activations": activations}
 
     def _block(self, columns: int) -> float8.Block:
         return (BLOCK, BLOCK) if self.strategy == "block" else (1, columns)
-
-
-def _arguments(**given: Any) -> dict[str, Any]:
-    """QuantizationArgs of compressed-tensors, with all that it writes even where it is not set."""
-    unset = dict.fromkeys(["actorder", "block_structure", "group_size", "observer", "scale_dtype", "zp_dtype"])
-    return {**unset, "num_bits": 8, "type": "float", "symmetric": True, "observer_kwargs": {}, **given}

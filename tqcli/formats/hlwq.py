@@ -12,13 +12,13 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
 from tq_kernels import hlwq
 from tq_kernels.types import FloatDtype
 
 from tqcli.checkpoint.stored import Shape, Stored
 from tqcli.codec.hlwq_tables import levels, midpoints
 from tqcli.formats.base import as_matrix
+from tqcli.formats.options import FormatOptions
 
 PACKED = "__packed"
 NORMS = "__norms"
@@ -29,10 +29,8 @@ META = "__meta"
 _ERROR_LIMITS = {2: 0.29, 3: 0.085, 4: 0.025, 5: 0.02, 6: 0.02, 8: 0.02}
 
 
-class Hlwq(BaseModel):
+class Hlwq(FormatOptions):
     """Options of HLWQ. `table`: the levels; any other than `truncated` is decoded wrongly by other readers."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     format: Literal["hlwq"] = "hlwq"
     bits: Literal[2, 3, 4, 5, 6, 8] = 5
@@ -42,11 +40,6 @@ class Hlwq(BaseModel):
     def label(self) -> str:
         """Such as `hlwq5`; another table than the usual one is another format to every reader."""
         return f"hlwq{self.bits}" + (f" {self.table}" if self.table != "truncated" else "")
-
-    @property
-    def block_rows(self) -> int:
-        """Every row stands alone."""
-        return 1
 
     @property
     def error_limit(self) -> float:

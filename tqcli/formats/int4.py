@@ -11,23 +11,21 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
 from tq_kernels import int4
 from tq_kernels.types import FloatDtype
 
 from tqcli.checkpoint.stored import Shape, Stored
+from tqcli.formats.options import FormatOptions, linear_refusal, weights_only
 
 WEIGHT, PACKED, SCALE, SHAPE = ".weight", ".weight_packed", ".weight_scale", ".weight_shape"
 
 
-class Int4(BaseModel):
+class Int4(FormatOptions):
     """Options of the format. `scale` is how the encoder chooses scales; readers do not see it.
 
     "signed" lets scales be negative, for a tenth less error. Readers that multiply number by scale take that, vLLM's
     16-bit Marlin kernels among them; its 8-bit activations do not (vllm-project/vllm#48905).
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     format: Literal["int4"] = "int4"
     group_size: Literal[32, 64, 128] = 64
@@ -39,22 +37,13 @@ class Int4(BaseModel):
         return f"int4 g{self.group_size}"
 
     @property
-    def block_rows(self) -> int:
-        """Rows are on their own."""
-        return 1
-
-    @property
     def error_limit(self) -> float:
         """Normal weights lose 0.007 to 0.012, those with a few columns twenty times as large 0.09."""
         return 0.1
 
     def refusal(self, shape: Shape) -> str:
         """Groups are whole, and readers know these tensors as the weight of one linear layer."""
-        if len(shape) != 2:
-            return f"it has {len(shape)} dimensions, and INT4 weights have 2"
-        if shape[1] % self.group_size:
-            return f"{shape[1]} columns are no multiple of {self.group_size}"
-        return ""
+        return linear_refusal(shape, self.group_size, "INT4")
 
     def stored(self, name: str, shape: Shape, dtype: str) -> tuple[Stored, ...]:
         """Words, scales and the shape; `.weight` in the name makes way for theirs."""
@@ -88,23 +77,4 @@ class Int4(BaseModel):
 
     def scheme(self) -> dict[str, Any]:
         """The entry of `config_groups` in compressed-tensors' quantization_config, as its version 0.19 writes it."""
-        return {
-            "targets": ["Linear"],
-            "weights": {
-                "num_bits": 4,
-                "type": "int",
-                "symmetric": True,
-                "group_size": self.group_size,
-                "strategy": "group",
-                "block_structure": None,
-                "dynamic": False,
-                "actorder": None,
-                "scale_dtype": None,
-                "zp_dtype": None,
-                "observer": None,
-                "observer_kwargs": {},
-            },
-            "input_activations": None,
-            "output_activations": None,
-            "format": "pack-quantized",
-        }
+        return weights_only("pack-quantized", num_bits=4, type="int", strategy="group", group_size=self.group_size)

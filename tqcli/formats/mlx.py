@@ -10,11 +10,11 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
 from tq_kernels import affine
 from tq_kernels.types import FloatDtype
 
 from tqcli.checkpoint.stored import Shape, Stored
+from tqcli.formats.options import FormatOptions
 
 WEIGHT, SCALES, BIASES = ".weight", ".scales", ".biases"
 
@@ -22,13 +22,11 @@ WEIGHT, SCALES, BIASES = ".weight", ".scales", ".biases"
 _ERROR_LIMITS = {2: 0.5, 3: 0.12, 4: 0.03, 5: 0.008, 6: 0.002, 8: 0.0003}
 
 
-class Mlx(BaseModel):
+class Mlx(FormatOptions):
     """Options of MLX's format. `scale` is how the encoder chooses scales and biases; readers do not see it.
 
     "minmax" gives the bytes of `mx.quantize` on MLX's CPU backend, "least-squares" a fifth to a third less error.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     format: Literal["mlx"] = "mlx"
     bits: Literal[2, 3, 4, 5, 6, 8]
@@ -39,11 +37,6 @@ class Mlx(BaseModel):
     def label(self) -> str:
         """Such as `mlx4 g64`."""
         return f"mlx{self.bits} g{self.group_size}"
-
-    @property
-    def block_rows(self) -> int:
-        """Rows are on their own."""
-        return 1
 
     @property
     def error_limit(self) -> float:

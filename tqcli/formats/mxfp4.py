@@ -11,20 +11,18 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
 from tq_kernels import float4
 from tq_kernels.types import FloatDtype
 
 from tqcli.checkpoint.stored import Shape, Stored
+from tqcli.formats.options import FormatOptions, linear_refusal, weights_only
 
 WEIGHT, PACKED, SCALE = ".weight", ".weight_packed", ".weight_scale"
 GROUP = float4.GROUPS["mx"]
 
 
-class MxFp4(BaseModel):
+class MxFp4(FormatOptions):
     """The format has no options."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     format: Literal["mxfp4"] = "mxfp4"
 
@@ -34,20 +32,13 @@ class MxFp4(BaseModel):
         return "mxfp4"
 
     @property
-    def block_rows(self) -> int:
-        """Rows are on their own."""
-        return 1
-
-    @property
     def error_limit(self) -> float:
         """Normal weights lose 0.0126, those with a few columns twenty times as large 0.03."""
         return 0.1
 
     def refusal(self, shape: Shape) -> str:
         """Groups are whole, and readers know these tensors as the weight of one linear layer."""
-        if len(shape) != 2:
-            return f"it has {len(shape)} dimensions, and MXFP4 weights have 2"
-        return f"{shape[1]} columns are no multiple of {GROUP}" if shape[1] % GROUP else ""
+        return linear_refusal(shape, GROUP, "MXFP4")
 
     def stored(self, name: str, shape: Shape, dtype: str) -> tuple[Stored, ...]:  # noqa: ARG002 - none is in the dtype
         """Codes and scales; `.weight` in the name makes way for theirs."""
@@ -80,23 +71,11 @@ class MxFp4(BaseModel):
 
     def scheme(self) -> dict[str, Any]:
         """The entry of `config_groups` in compressed-tensors' quantization_config, as its version 0.19 writes it."""
-        return {
-            "targets": ["Linear"],
-            "weights": {
-                "num_bits": 4,
-                "type": "float",
-                "symmetric": True,
-                "group_size": GROUP,
-                "strategy": "group",
-                "block_structure": None,
-                "dynamic": False,
-                "actorder": None,
-                "scale_dtype": "torch.uint8",
-                "zp_dtype": None,
-                "observer": None,
-                "observer_kwargs": {},
-            },
-            "input_activations": None,
-            "output_activations": None,
-            "format": "mxfp4-pack-quantized",
-        }
+        return weights_only(
+            "mxfp4-pack-quantized",
+            num_bits=4,
+            type="float",
+            strategy="group",
+            group_size=GROUP,
+            scale_dtype="torch.uint8",
+        )

@@ -13,21 +13,20 @@ from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, PrivateAttr
+from pydantic import PrivateAttr
 from tq_kernels import float4
 from tq_kernels.types import FloatDtype
 
 from tqcli.checkpoint.stored import Shape, Stored
+from tqcli.formats.options import FormatOptions, linear_refusal, weights_only
 
 WEIGHT, PACKED = ".weight", ".weight_packed"
 SCALE, GLOBAL_SCALE = ".weight_scale", ".weight_global_scale"
 GROUP = float4.GROUPS["nv"]
 
 
-class NvFp4(BaseModel):
+class NvFp4(FormatOptions):
     """The format has no options; what it needs to know of a weight comes with `with_absmax`."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     format: Literal["nvfp4"] = "nvfp4"
     _absmax: float | None = PrivateAttr(default=None)
@@ -49,20 +48,13 @@ class NvFp4(BaseModel):
         return "nvfp4"
 
     @property
-    def block_rows(self) -> int:
-        """Rows are on their own, once the greatest magnitude is known."""
-        return 1
-
-    @property
     def error_limit(self) -> float:
         """Normal weights lose 0.009, and so do those with outliers; too small a global scale loses more."""
         return 0.1
 
     def refusal(self, shape: Shape) -> str:
         """Groups are whole, and readers know these tensors as the weight of one linear layer."""
-        if len(shape) != 2:
-            return f"it has {len(shape)} dimensions, and NVFP4 weights have 2"
-        return f"{shape[1]} columns are no multiple of {GROUP}" if shape[1] % GROUP else ""
+        return linear_refusal(shape, GROUP, "NVFP4")
 
     def stored(self, name: str, shape: Shape, dtype: str) -> tuple[Stored, ...]:  # noqa: ARG002 - none is in the dtype
         """Codes, scales and the one global scale; `.weight` in the name makes way for theirs."""
@@ -103,23 +95,11 @@ class NvFp4(BaseModel):
 
     def scheme(self) -> dict[str, Any]:
         """The entry of `config_groups` in compressed-tensors' quantization_config, as its version 0.19 writes it."""
-        return {
-            "targets": ["Linear"],
-            "weights": {
-                "num_bits": 4,
-                "type": "float",
-                "symmetric": True,
-                "group_size": GROUP,
-                "strategy": "tensor_group",
-                "block_structure": None,
-                "dynamic": False,
-                "actorder": None,
-                "scale_dtype": "torch.float8_e4m3fn",
-                "zp_dtype": None,
-                "observer": None,
-                "observer_kwargs": {},
-            },
-            "input_activations": None,
-            "output_activations": None,
-            "format": "nvfp4-pack-quantized",
-        }
+        return weights_only(
+            "nvfp4-pack-quantized",
+            num_bits=4,
+            type="float",
+            strategy="tensor_group",
+            group_size=GROUP,
+            scale_dtype="torch.float8_e4m3fn",
+        )

@@ -10,21 +10,20 @@ from typing import Any, Literal
 import numpy as np
 import tq_kernels
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from tq_kernels.types import FloatDtype
 
 from tqcli.checkpoint.stored import Shape, Stored
 from tqcli.codec.turboquant import bytes_per_group, groups, tables
 from tqcli.formats.base import as_matrix
 from tqcli.formats.native import NORMS, PACKED, USUAL_SEED
+from tqcli.formats.options import FormatOptions
 
 _ERROR_LIMITS = {2: 0.25, 3: 0.10, 4: 0.04}
 
 
-class Tq(BaseModel):
+class Tq(FormatOptions):
     """Options of the native format. `scale` is how the encoder chooses the norm; decoders do not see it."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     format: Literal["tq"] = "tq"
     bits: Literal[2, 3, 4]
@@ -37,11 +36,6 @@ class Tq(BaseModel):
         """Such as `tq3 g128`; another seed than the usual one is another format to every reader."""
         seed = f" seed {self.seed}" if self.seed != USUAL_SEED else ""
         return f"tq{self.bits} g{self.group_size}{seed}"
-
-    @property
-    def block_rows(self) -> int:
-        """Every row stands alone."""
-        return 1
 
     @property
     def error_limit(self) -> float:
