@@ -220,3 +220,18 @@ def test_a_compression_that_is_not_known_is_never_freed(kind, options, here):
     assert result.code == 2
     assert method in result.stderr
     assert "mix" not in result.stderr
+
+
+@pytest.mark.parametrize("recipe", ["tq3", "fp8-dynamic", "bf16"])
+def test_a_folder_whose_tensors_are_not_those_that_it_lists_is_not_freed(recipe, here, gemma_folder):
+    """A kept tensor of another name would pass into the plain checkpoint, and the model lack it there."""
+    succeed("convert", gemma_folder, "out", "-r", recipe)
+    path = next(Path("out").glob("*.safetensors"))
+    tensors = checkpoints.read_file(path)
+    norm = next(name for name in tensors if name.endswith("input_layernorm.weight"))
+    checkpoints.write_file(path, {name + "x" if name == norm else name: one for name, one in tensors.items()})
+    for index in Path("out").glob("*.index.json"):
+        index.unlink()
+    result = tq("convert", "out", "free", "-r", "bf16")
+    assert result.code == 2
+    assert f"`{norm}` is missing" in result.stderr

@@ -5,9 +5,7 @@ plan must give the folder's documents again, byte for byte. Left out: whether th
 which verification tells.
 """
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from tqcli.checkpoint.json_object import parse_object
 from tqcli.checkpoint.shards import MAX_JSON_BYTES
@@ -16,6 +14,7 @@ from tqcli.documents import all_documents
 from tqcli.errors import InputError
 from tqcli.formats.native import TQ_CONFIG_NAME
 from tqcli.plan import Plan
+from tqcli.readers.record import recorded_sums
 
 
 def is_finished(plan: Plan, folder: Path) -> bool:
@@ -23,18 +22,10 @@ def is_finished(plan: Plan, folder: Path) -> bool:
     copied, _ = sidecars(plan.source.storage)
     try:
         recorded = parse_object(_read(folder, TQ_CONFIG_NAME), TQ_CONFIG_NAME)
-        documents = all_documents(plan, _hashes(recorded), copied)
+        documents = all_documents(plan, recorded_sums(recorded), copied)
         return all(_read(folder, name) == content for name, content in documents.items())
     except (OSError, InputError, KeyError):
         return False
-
-
-def _hashes(recorded: Mapping[str, Any]) -> dict[str, str]:
-    """Stored tensor -> hex digest. Values that are none give documents that differ."""
-    tensors = recorded.get("tensors")
-    entries = tensors.values() if isinstance(tensors, dict) else ()
-    sums = (entry.get("sha256") for entry in entries if isinstance(entry, dict))
-    return {name: digest for known in sums if isinstance(known, dict) for name, digest in known.items()}
 
 
 def _read(folder: Path, name: str) -> bytes:

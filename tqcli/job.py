@@ -18,13 +18,13 @@ from tqcli.errors import CheckFailed, InputError, MachineError
 from tqcli.hub.base_model import local_checkpoint, open_model
 from tqcli.hub.fetch import open_source
 from tqcli.layouts.base import layout_of
-from tqcli.layouts.originals import original_weights
+from tqcli.layouts.originals import restored
 from tqcli.output_folder import check, claim
 from tqcli.pieces import PIECE_BYTES
 from tqcli.plan import Plan, make_plan
 from tqcli.readers.find import read
 from tqcli.recipe import Recipe, load_recipe
-from tqcli.requantising import refuse_compressed, refuse_unreadable
+from tqcli.requantising import refuse_compressed, refuse_packed, refuse_unreadable
 from tqcli.verify import Report, verify
 
 DEFAULT_SHARD_BYTES = 5_000_000_000
@@ -63,25 +63,21 @@ def plan_job(job: Job) -> Plan:
     recipe: Recipe = load_recipe(job.recipe, job.changes)
     source = open_model(open_source(job.source, job.revision), job.base)
     architecture = find(source.config)
-    if recipe.formats and not job.from_quantized:
+    compresses_plain = bool(recipe.formats) and not job.from_quantized
+    if compresses_plain:
+        # Before it is read: a folder that contradicts itself is refused for what it is.
         refuse_compressed(source)
-        _refuse_packed(source)
-    refuse_unreadable(source, read(source).layout)
-    originals = original_weights(source, architecture)
+    contents = read(source)
+    if compresses_plain:
+        refuse_packed(source, contents)
+    refuse_unreadable(source, contents)
+    originals = restored(contents, source, architecture)
     layout = layout_of(recipe)
     arrangement = layout.arrange(originals, source)
     arrangement.check(originals)
     return make_plan(
         source, architecture, recipe, arrangement, lambda made: layout.lay_out(made, source, job.shard_bytes)
     )
-
-
-def _refuse_packed(source: Checkpoint) -> None:
-    """Folders whose names and config.json do not show it, only a reader of theirs."""
-    contents = read(source)
-    if contents.packed:
-        what, why = f"`{source.storage.label}` is compressed already", f"`{next(iter(contents.packed))}` is"
-        raise InputError(what, why=why, fix="name the original, or --from-quantized")
 
 
 def disk_needed(plan: Plan) -> int:

@@ -11,7 +11,7 @@ from tqcli.checkpoint.reader import Checkpoint
 from tqcli.checkpoint.storage import Storage
 from tqcli.errors import InputError
 from tqcli.formats.native import NORMS, PACKED
-from tqcli.readers.find import PLAIN
+from tqcli.readers.find import PLAIN, Contents
 from tqcli.readers.record import read_tq_config
 
 _SUFFIXES = (PACKED, NORMS, ".qweight", ".weight_packed", ".weight_scale", ".weight_scale_inv", ".scales", "__packed")
@@ -28,21 +28,33 @@ _BASE_MODEL = re.compile(
 def refuse_compressed(source: Checkpoint) -> None:
     """Raises InputError where config.json or a tensor says that the weights are compressed."""
     if why := why_compressed(source):
-        base = base_model(source)
-        fix = f"name the original{f', `{base}`' if base else ' BF16 checkpoint'}, or --from-quantized"
-        raise InputError(f"`{source.storage.label}` is compressed already", why=why, fix=fix)
+        raise _compressed(source, why)
 
 
-def refuse_unreadable(source: Checkpoint, layout: str) -> None:
-    """Raises InputError where the weights are compressed in a way that no reader here knows. layout: as it was read.
+def refuse_packed(source: Checkpoint, contents: Contents) -> None:
+    """Raises InputError where only a reader tells it."""
+    if contents.packed:
+        raise _compressed(source, f"`{next(iter(contents.packed))}` is")
+
+
+def _compressed(source: Checkpoint, why: str) -> InputError:
+    what = f"`{source.storage.label}` is compressed already"
+    return InputError(what, why=why, fix=f"{_name_original(source)}, or --from-quantized")
+
+
+def refuse_unreadable(source: Checkpoint, contents: Contents) -> None:
+    """Raises InputError where the weights are compressed in a way that no reader here knows.
 
     Copied as they are, such bytes would become a plain checkpoint of nonsense.
     """
-    why = why_compressed(source) if layout == PLAIN else ""
-    if why:
-        base = base_model(source)
-        fix = f"name the original{f', `{base}`' if base else ' BF16 checkpoint'}"
-        raise InputError(f"`{source.storage.label}` is compressed in a way that is not read here", why=why, fix=fix)
+    if contents.layout == PLAIN and (why := why_compressed(source)):
+        what = f"`{source.storage.label}` is compressed in a way that is not read here"
+        raise InputError(what, why=why, fix=_name_original(source))
+
+
+def _name_original(source: Checkpoint) -> str:
+    base = base_model(source)
+    return f"name the original{f', `{base}`' if base else ' BF16 checkpoint'}"
 
 
 def why_compressed(source: Checkpoint) -> str:

@@ -91,6 +91,14 @@ def test_config_is_not_json(copy):
         tqcli.load(copy)
 
 
+def test_a_plain_checkpoint_whose_file_was_cut(sources, tmp_path):
+    folder = shutil.copytree(sources["llama"], tmp_path / "copy")
+    file = next(folder.glob("*.safetensors"))
+    file.write_bytes(file.read_bytes()[:-64])
+    with pytest.raises(InputError, match="cannot load"):
+        tqcli.load(folder)
+
+
 def test_a_plain_checkpoint_with_a_tensor_missing(sources, tmp_path):
     tensors = pack.tensors_of(sources["llama"])
     del tensors["model.layers.0.mlp.up_proj.weight"]

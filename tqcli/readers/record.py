@@ -14,6 +14,14 @@ from tqcli.errors import InputError
 from tqcli.formats.native import FORMAT_VERSION, TQ_CONFIG_NAME
 
 
+def recorded_sums(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Stored tensor -> SHA-256, as the record has it; empty for published folders, which have none. Not checked."""
+    tensors = record.get("tensors")
+    entries = tensors.values() if isinstance(tensors, Mapping) else ()
+    sums = (entry.get("sha256") for entry in entries if isinstance(entry, Mapping))
+    return {name: digest for known in sums if isinstance(known, Mapping) for name, digest in known.items()}
+
+
 def read_tq_config(checkpoint: Checkpoint) -> Mapping[str, Any]:
     """tq_config.json; empty where there is none. Raises InputError if it is damaged or from a newer tq."""
     storage = checkpoint.storage

@@ -7,7 +7,7 @@ random ones.
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from copy import deepcopy
@@ -29,7 +29,8 @@ from tqcli.formats.hlwq_files import HLWQ_CONFIG_NAME, POLAR_CONFIG_NAME
 from tqcli.formats.native import QUANT_METHOD
 from tqcli.hub.base_model import local_checkpoint, open_model
 from tqcli.hub.fetch import open_source
-from tqcli.layouts.originals import original_weights
+from tqcli.layouts.files import QUANTIZATION_KEYS, plain_config
+from tqcli.layouts.originals import restored
 from tqcli.readers.find import Contents, read
 from tqcli.runtime.transformers.watch import raise_if_any
 from tqcli.weights import Weight, read_elements
@@ -38,7 +39,8 @@ _DTYPES = {
     "BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32, "F64": torch.float64, "I64": torch.int64,
     "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
 }  # fmt: skip
-_SECTIONS = ("quantization_config", "quantization", "transformers_weights")
+# Where config.json tells of a compression; MLX's name comes second.
+_SECTIONS = ("quantization_config", "quantization")
 _GENERATION = "generation_config.json"
 _ALWAYS = ("hlwq", "mlx")
 # Files that show what config.json does not.
@@ -98,10 +100,12 @@ def load_decoded(original: Callable[..., Any], cls: Any, name: Any, options: Map
     if name is None or not _is_compressed(name, options):
         return None
     checkpoint = _opened.get() or _open(str(name), options)
+    contents = read(checkpoint)
     architecture = find(checkpoint.config)
-    if not _is_ours(read(checkpoint), architecture):
+    if not _is_ours(contents, architecture):
         return None
-    return _load(original, cls, name, local_checkpoint(checkpoint), architecture, options)
+    weights = restored(contents, checkpoint, architecture)
+    return _load(original, cls, name, local_checkpoint(checkpoint), weights, options)
 
 
 def _open(name: str, options: Mapping[str, Any]) -> Checkpoint:
@@ -116,10 +120,9 @@ def _load(
     cls: Any,
     name: Any,
     checkpoint: Checkpoint,
-    architecture: Architecture,
+    weights: Sequence[Weight],
     options: Mapping[str, Any],
 ) -> Any:
-    weights = original_weights(checkpoint, architecture)
     state = {weight.name: LazyWeight(checkpoint.storage, weight) for weight in weights}
     wants_info = bool(options.get("output_loading_info"))
     dropped = ("config", "revision", "output_loading_info", "subfolder", "state_dict", "use_safetensors", "base_model")
@@ -149,7 +152,7 @@ def _is_compressed(name: Any, options: Mapping[str, Any]) -> bool:
         return True
     config = options.get("config")
     if config is not None and not isinstance(config, (str, Path)):
-        return any(_compresses(getattr(config, key, None)) for key in _SECTIONS[:2])
+        return any(_compresses(getattr(config, key, None)) for key in _SECTIONS)
     file = Path(str(name)) / "config.json"
     if not file.is_file():
         return False
@@ -157,7 +160,7 @@ def _is_compressed(name: Any, options: Mapping[str, Any]) -> bool:
         said = json.loads(file.read_bytes())
     except ValueError:
         return False
-    return isinstance(said, dict) and any(_compresses(said.get(key)) for key in _SECTIONS[:2])
+    return isinstance(said, dict) and any(_compresses(said.get(key)) for key in _SECTIONS)
 
 
 def _compresses(section: Any) -> bool:
@@ -178,11 +181,11 @@ def _is_ours(contents: Contents, architecture: Architecture) -> bool:
 def _plain(config: Any, checkpoint: Checkpoint) -> Any:
     """The model's configuration without a word of any compression."""
     if config is None or isinstance(config, (str, Path)):
-        said = {key: value for key, value in checkpoint.config.items() if key not in _SECTIONS}
+        said = plain_config(checkpoint)
         return AutoConfig.for_model(str(said.pop("model_type")), **said)
     plain = deepcopy(config)
     for part in (plain, plain.get_text_config(decoder=True)):
-        for key in _SECTIONS:
+        for key in QUANTIZATION_KEYS:
             if getattr(part, key, None) is not None:
                 delattr(part, key)
     return plain
