@@ -1,0 +1,175 @@
+"""The trellis format on NumPy arrays: groups of 128 (or 64, 32, 16) weights, each coded as one path through a trellis.
+
+A weight's window is eight bits of its group's stream, `bits` of them its own, and a codebook of 256 numbers says what
+a window stands for; a group has one 16-bit number beside its codes, its scale and the bits that precede the first
+code. Layout and arithmetic are told in docs/trellis-format.md, how codes are found in `tq_kernels.trellis_reference`.
+
+Every backend gives the same bytes. Left out: where codebooks and signs come from, names and files.
+"""
+
+import ctypes
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tq_kernels import trellis_reference
+from tq_kernels.backends import selected
+from tq_kernels.floats import NUMPY, check_matrix
+from tq_kernels.library import DTYPES, Library, check
+from tq_kernels.types import FloatDtype
+
+GROUPS = (128, 64, 32, 16)
+BITS = (2, 3, 4)
+LARGEST_SCALE = 1.9  # of the multipliers that encode tries
+_LEAST_SCALE = 0.1
+
+
+@dataclass(frozen=True, eq=False)
+class TrellisTables:
+    """Constants of one (codebook, rotation).
+
+    bits: 2, 3 or 4 for each weight.
+    codebook: int8 (256,), the number of each window, not all zero.
+    signs: float32 (128,), +1 or -1, of the randomised Hadamard rotation; None for groups that are not rotated.
+    scales: multipliers of the weights that `encode` tries, best first among equals. 1.0 makes Gaussian weights as wide
+        as the codebook is meant for, which is told from the mean square of its numbers.
+    """
+
+    bits: int
+    codebook: NDArray[np.int8]
+    signs: NDArray[np.float32] | None
+    scales: tuple[float, ...] = (1.0,)
+
+    def __post_init__(self) -> None:
+        """ValueError unless every field has the stated type, shape, layout and range: native code trusts them."""
+        if self.bits not in BITS:
+            raise ValueError(f"bits must be one of {BITS}, not {self.bits}")
+        _check_table(self.codebook, np.int8, 256)
+        if not self.codebook.any():
+            raise ValueError("a codebook must not be all zeros")
+        if self.signs is not None:
+            _check_table(self.signs, np.float32, 128)
+            if not (np.abs(self.signs) == 1).all():
+                raise ValueError("signs must be +1 or -1")
+        if not self.scales or not all(_LEAST_SCALE <= scale <= LARGEST_SCALE for scale in self.scales):
+            raise ValueError(f"scales must be some numbers from {_LEAST_SCALE} to {LARGEST_SCALE}, not {self.scales}")
+
+
+def groups(columns: int) -> tuple[int, ...]:
+    """Sizes of a row's groups: as many of 128 as fit, then at most one of each smaller size, largest first.
+
+    Raises ValueError unless columns is a positive multiple of 16.
+    """
+    if columns < 1 or columns % GROUPS[-1]:
+        raise ValueError(f"columns must be a positive multiple of {GROUPS[-1]}, not {columns}")
+    rest = columns % GROUPS[0]
+    return (GROUPS[0],) * (columns // GROUPS[0]) + tuple(size for size in GROUPS[1:] if rest & size)
+
+
+def encode(
+    weight: NDArray[Any], dtype: FloatDtype, tables: TrellisTables
+) -> tuple[NDArray[np.uint8], NDArray[np.int16]]:
+    """Codes and group numbers of a matrix.
+
+    weight: (rows, columns), C-contiguous, columns a multiple of 16; uint16 for BF16, float16 for F16, float32 for F32.
+    Returns uint8 (rows, columns * bits / 8) and int16 (rows, groups), scale and start state of each group.
+    Raises NonFiniteWeight for NaN, Inf and groups whose scale would exceed the format's largest, about 1 for one unit
+    of the codebook; ValueError on a wrong shape, type or memory layout.
+    """
+    check_matrix(weight, dtype, GROUPS[-1])
+    rows, columns = weight.shape
+    _, library = selected()
+    if library is None or not hasattr(library.handle, "tq_trellis_encode"):
+        return trellis_reference.encode(weight, dtype, tables)
+    codes = np.empty((rows, columns * tables.bits // 8), dtype=np.uint8)
+    meta = np.empty((rows, len(groups(columns))), dtype=np.int16)
+    _encode_native(library, weight, dtype, tables, codes, meta)
+    return codes, meta
+
+
+def decode(
+    codes: NDArray[np.uint8],
+    meta: NDArray[np.int16],
+    columns: int,
+    tables: TrellisTables,
+    dtype: FloatDtype = "F32",
+) -> NDArray[Any]:
+    """The matrix (rows, columns) that codes and group numbers stand for, in `dtype` (BF16 as uint16).
+
+    codes: uint8 (rows, columns * bits / 8); meta: int16 (rows, groups). Values are rounded to nearest even.
+    Raises ValueError where shapes, types or memory layouts do not fit.
+    """
+    _check_stored(codes, meta, columns, tables)
+    if dtype not in NUMPY:
+        raise ValueError(f"dtype must be one of {', '.join(NUMPY)}, not {dtype}")
+    _, library = selected()
+    if library is None or not hasattr(library.handle, "tq_trellis_decode"):
+        return trellis_reference.decode(codes, meta, columns, tables, dtype)
+    weight = np.empty((len(codes), columns), dtype=NUMPY[dtype])
+    _decode_native(library, codes, meta, dtype, tables, weight)
+    return weight
+
+
+_POINTER, _SMALL, _LARGE = ctypes.c_void_p, ctypes.c_int32, ctypes.c_int64
+
+
+def _encode_native(
+    library: Library,
+    weight: NDArray[Any],
+    dtype: FloatDtype,
+    tables: TrellisTables,
+    codes: NDArray[np.uint8],
+    meta: NDArray[np.int16],
+) -> None:
+    function = library.function(
+        "tq_trellis_encode", _SMALL, _SMALL, _SMALL, _POINTER, _POINTER, ctypes.c_float, _POINTER, _SMALL, _POINTER,
+        _LARGE, _LARGE, _POINTER, _POINTER, _POINTER,
+    )  # fmt: skip
+    deviation = trellis_reference.deviation(tables.codebook, tables.bits)
+    multipliers = trellis_reference.multipliers(tables.scales, tables.bits)
+    row = ctypes.c_int64(-1)
+    status = function(
+        library.instruction_set, DTYPES[dtype], tables.bits, tables.codebook.ctypes.data, _signs(tables), deviation,
+        multipliers.ctypes.data, len(multipliers), weight.ctypes.data, *weight.shape, codes.ctypes.data,
+        meta.ctypes.data, ctypes.byref(row),
+    )  # fmt: skip
+    check(status, row.value)
+
+
+def _decode_native(
+    library: Library,
+    codes: NDArray[np.uint8],
+    meta: NDArray[np.int16],
+    dtype: FloatDtype,
+    tables: TrellisTables,
+    weight: NDArray[Any],
+) -> None:
+    function = library.function(
+        "tq_trellis_decode", _SMALL, _SMALL, _SMALL, _POINTER, _POINTER, _POINTER, _POINTER, _LARGE, _LARGE, _POINTER
+    )
+    status = function(
+        library.instruction_set, DTYPES[dtype], tables.bits, tables.codebook.ctypes.data, _signs(tables),
+        codes.ctypes.data, meta.ctypes.data, *weight.shape, weight.ctypes.data,
+    )  # fmt: skip
+    check(status)
+
+
+def _signs(tables: TrellisTables) -> int | None:
+    return None if tables.signs is None else tables.signs.ctypes.data
+
+
+def _check_table(table: NDArray[Any], kind: type[np.generic], count: int) -> None:
+    if table.dtype != kind or table.shape != (count,) or not table.flags.c_contiguous:
+        raise ValueError(f"a table must be {np.dtype(kind)} ({count},), not {table.dtype} {table.shape}")
+
+
+def _check_stored(codes: NDArray[np.uint8], meta: NDArray[np.int16], columns: int, tables: TrellisTables) -> None:
+    if codes.dtype != np.uint8 or meta.dtype != np.int16:
+        raise ValueError(f"codes must be uint8 and meta int16, not {codes.dtype} and {meta.dtype}")
+    if not (codes.flags.c_contiguous and meta.flags.c_contiguous):
+        raise ValueError("codes and meta must be C-contiguous")
+    expected = (columns * tables.bits // 8, len(groups(columns)))
+    if codes.ndim != 2 or meta.ndim != 2 or (codes.shape[1], meta.shape[1]) != expected or len(codes) != len(meta):
+        raise ValueError(f"{columns} columns need codes and meta {expected} wide, got {codes.shape} and {meta.shape}")
