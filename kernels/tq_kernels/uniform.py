@@ -14,6 +14,7 @@ search: it and fifteen others, of the divisors 126.5, 126 ... 119.5 or 7.25, 7.5
 Every backend gives the same bytes. Left out: names, files and what a checkpoint says about itself.
 """
 
+import ctypes
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -21,13 +22,18 @@ from numpy.typing import NDArray
 
 from tq_kernels import uniform_reference
 from tq_kernels.arrays import first_non_finite
+from tq_kernels.backends import selected
 from tq_kernels.floats import NUMPY, check_matrix
+from tq_kernels.library import DTYPES, Library, check
 from tq_kernels.types import FloatDtype, NonFiniteWeight
 
 Bits = Literal[4, 8]
 UniformScale = Literal["absmax", "search"]
 
 GROUP_SIZES = (32, 64, 128, 256)
+
+_SCALES: dict[UniformScale, int] = {"absmax": 0, "search": 1}
+_POINTER, _SMALL, _LARGE = ctypes.c_void_p, ctypes.c_int32, ctypes.c_int64
 
 
 class ScaleTooLarge(NonFiniteWeight):
@@ -61,10 +67,13 @@ def encode(
     """
     _check_options(bits, group_size)
     check_matrix(weight, dtype)
-    if scale not in get_args(UniformScale):
-        raise ValueError(f"scale must be one of {', '.join(get_args(UniformScale))}, not {scale}")
+    if scale not in _SCALES:
+        raise ValueError(f"scale must be one of {', '.join(_SCALES)}, not {scale}")
+    _, library = selected()
     try:
-        return uniform_reference.encode(weight, dtype, bits, group_size, scale)
+        if library is None:
+            return uniform_reference.encode(weight, dtype, bits, group_size, scale)
+        return _encode_native(library, weight, dtype, bits, group_size, scale)
     except NonFiniteWeight as error:
         if first_non_finite(weight[error.row], dtype) is None:
             raise ScaleTooLarge(error.row) from None
@@ -89,7 +98,38 @@ def decode(
     if dtype not in NUMPY:
         raise ValueError(f"dtype must be one of {', '.join(NUMPY)}, not {dtype}")
     _check_stored(codes, scales, columns, bits, group_size)
-    return uniform_reference.decode(codes, scales, columns, bits, group_size, dtype)
+    _, library = selected()
+    if library is None:
+        return uniform_reference.decode(codes, scales, columns, bits, group_size, dtype)
+    weight = np.empty((len(codes), columns), NUMPY[dtype])
+    run = library.function(
+        "tq_uniform_decode", _SMALL, _SMALL, _SMALL, _SMALL, _POINTER, _POINTER, _LARGE, _LARGE, _POINTER
+    )
+    status = run(
+        library.instruction_set, DTYPES[dtype], bits, group_size,
+        codes.ctypes.data, scales.ctypes.data, len(codes), columns, weight.ctypes.data,
+    )  # fmt: skip
+    check(status)
+    return weight
+
+
+def _encode_native(
+    library: Library, weight: NDArray[Any], dtype: FloatDtype, bits: Bits, group_size: int, scale: UniformScale
+) -> tuple[NDArray[Any], NDArray[np.float16]]:
+    rows, columns = weight.shape
+    codes = np.empty((rows, row_bytes(columns, bits)), np.int8 if bits == 8 else np.uint8)
+    scales = np.empty((rows, groups(columns, group_size)), np.float16)
+    run = library.function(
+        "tq_uniform_encode", _SMALL, _SMALL, _SMALL, _SMALL, _SMALL, _POINTER, _LARGE, _LARGE, _POINTER, _POINTER,
+        ctypes.POINTER(_LARGE),
+    )  # fmt: skip
+    row = _LARGE(-1)
+    status = run(
+        library.instruction_set, DTYPES[dtype], bits, group_size, _SCALES[scale],
+        weight.ctypes.data, rows, columns, codes.ctypes.data, scales.ctypes.data, row,
+    )  # fmt: skip
+    check(status, row.value)
+    return codes, scales
 
 
 def _check_options(bits: int, group_size: int) -> None:

@@ -41,7 +41,7 @@ def encode(
     sign = np.where((above > np.maximum(-groups, 0).max(axis=-1)) & (bits == 4), np.float32(-1), np.float32(1))
     scales = sign * _scale(groups, magnitudes, sign, bits, scale)
     numbers = _nearest(groups / scales[..., None], bits).astype(np.int8)
-    codes = np.ascontiguousarray(numbers.reshape(rows, -1)[:, :columns])
+    codes = np.ascontiguousarray(numbers.reshape(rows, groups.shape[1] * group_size)[:, :columns])
     return (_packed(codes) if bits == 4 else codes), scales.astype(np.float16)
 
 
@@ -124,5 +124,7 @@ def _packed(codes: NDArray[np.int8]) -> NDArray[np.uint8]:
 
 def _unpacked(packed: NDArray[np.uint8]) -> NDArray[np.int8]:
     """(rows, bytes) -> (rows, 2 * bytes), -8 to 7."""
-    nibbles = np.stack([packed & np.uint8(15), packed >> np.uint8(4)], axis=-1).reshape(len(packed), -1)
+    nibbles = np.stack([packed & np.uint8(15), packed >> np.uint8(4)], axis=-1).reshape(
+        len(packed), 2 * packed.shape[1]
+    )
     return (nibbles ^ np.uint8(8)).view(np.int8) - np.int8(8)
