@@ -78,7 +78,7 @@ UNITS_PER_DEVIATION: Mapping[int, float] = MappingProxyType({2: 42.742, 3: 37.55
 
 # By bits, then by how many an encoder can afford: the multipliers, best to have first, that lose least together.
 _CANDIDATES: Mapping[int, Mapping[int, tuple[float, ...]]] = MappingProxyType(
-    {  # fmt: skip
+    {
         2: {
             1: (1.0,),
             2: (0.96, 1.04),
