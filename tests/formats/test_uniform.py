@@ -105,10 +105,11 @@ def test_golden_bytes(scale, bits, group_size, dtype):
 
 @pytest.mark.parametrize("dtype", ["BF16", "F16", "F32"])
 @pytest.mark.parametrize(("bits", "group_size"), [(8, 128), (4, 64)])
-def test_the_page_is_enough(bits, group_size, dtype):
+@pytest.mark.parametrize("scale", ["absmax", "search"])
+def test_the_page_is_enough(scale, bits, group_size, dtype):
     """The golden bytes again, encoded and decoded by the words of docs/uniform-format.md, in plain Python."""
     _, (rows, columns), data = GOLDEN[f"{dtype.lower()}.input"]
-    key = f"{dtype.lower()}.{bits}-{group_size}-absmax"
+    key = f"{dtype.lower()}.{bits}-{group_size}-{scale}"
     codes, scales = GOLDEN[key + CODES][2], GOLDEN[key + SCALES][2]
     groups = math.ceil(columns / group_size)
     bytes_a_row = columns if bits == 8 else (columns + 1) // 2
@@ -124,10 +125,10 @@ def test_the_page_is_enough(bits, group_size, dtype):
         for group in range(groups):
             start, stop = group * group_size, min(columns, (group + 1) * group_size)
             values = [read_weight(data, dtype, row * columns + column) for column in range(start, stop)]
-            scale, numbers = encode_group(values, bits)
-            assert struct.pack("<e", scale) == scales[2 * (row * groups + group) :][:2]
+            factor, numbers = encode_group(values, bits, DIVISORS[bits] if scale == "search" else DIVISORS[bits][:1])
+            assert struct.pack("<e", factor) == scales[2 * (row * groups + group) :][:2]
             assert numbers == [read_code(stored, bits, column) for column in range(start, stop)]
-            assert decoded[row, start:stop].tolist() == [number * scale for number in numbers]
+            assert decoded[row, start:stop].tolist() == [number * factor for number in numbers]
 
 
 def read_weight(data: bytes, dtype: str, place: int) -> float:
@@ -144,18 +145,43 @@ def read_code(stored: bytes, bits: int, column: int) -> int:
     return nibble - 16 * (nibble > 7)
 
 
-def encode_group(values: list[float], bits: int) -> tuple[float, list[int]]:
-    """Quotients of two floats that float64 rounds, then float32, are rounded as if once."""
+DIVISORS = {
+    8: [127 - step / 2 for step in range(16)],
+    4: [8, 7.25, 7.5, 7.75, *(8.25 + step / 4 for step in range(12))],
+}
+
+
+def encode_group(values: list[float], bits: int, divisors: list[float]) -> tuple[float, list[int]]:
+    """What float64 rounds, and float32 after it, is one sum, product or quotient of floats: as if rounded once."""
+    scales = [scale_of(values, bits, divisor) for divisor in divisors]
+    errors = [squared_error(values, scale, bits) for scale in scales]
+    scale = scales[errors.index(min(errors))]
+    return scale, [limited(single(value / scale), bits) for value in values]
+
+
+def scale_of(values: list[float], bits: int, divisor: float) -> float:
     greatest = max(map(abs, values))
-    wanted = single(greatest / (127 if bits == 8 else 8))
+    wanted = single(greatest / divisor)
     scale = struct.unpack("<e", struct.pack("<e", wanted))[0]
     if scale < wanted or scale == 0:
         next_half = struct.unpack("<H", struct.pack("<e", scale))[0] + 1
         scale = struct.unpack("<e", struct.pack("<H", next_half))[0]
-    if bits == 4 and greatest > max(-value for value in values) and greatest > 0:
-        scale = -scale
+    positive = max(values) > -min(values)
+    return -scale if bits == 4 and positive else scale
+
+
+def squared_error(values: list[float], scale: float, bits: int) -> float:
+    total, inverse = 0.0, single(1 / scale)
+    for value in values:
+        quotient = single(value * inverse)
+        difference = single(quotient - limited(quotient, bits))
+        total = single(total + single(difference * difference))
+    return single(total * single(scale * scale))
+
+
+def limited(quotient: float, bits: int) -> int:
     low, high = (-127, 127) if bits == 8 else (-8, 7)
-    return scale, [min(max(round(single(value / scale)), low), high) for value in values]
+    return min(max(round(quotient), low), high)
 
 
 def single(value: float) -> float:
