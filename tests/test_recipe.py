@@ -11,6 +11,7 @@ from tqcli.architectures.base import Role
 from tqcli.documents import recipe_toml
 from tqcli.errors import InputError
 from tqcli.formats.tq import Tq
+from tqcli.layouts.base import layout_of
 from tqcli.recipe import Keep, Layers, Override, Recipe, builtin_recipes, load_recipe, parse_change
 
 GOOD = 'summary = "x"\nformat = "tq"\nbits = 3\n'
@@ -33,7 +34,8 @@ def test_the_built_in_recipes():
     assert [recipes[name].stored_as.bits for name in ("tq2", "tq3", "tq4", "tq3-sensitive")] == [2, 3, 4, 3]
     for name, recipe in recipes.items():
         assert recipe.summary
-        assert len(recipe.formats) <= 1
+        # One folder holds it.
+        assert layout_of(recipe)
         assert {"vision", "audio"} <= set(recipe.protect) or name == "bf16"
         # Where every weight is kept there is nothing to protect; elsewhere routers decide which experts run.
         assert "router" in recipe.protect or name in ("bf16", "mlx-4bit")
@@ -115,7 +117,8 @@ MESSAGES = [
     (GOOD + 'protect = "embed"\n', "r.toml:4: `protect` cannot be `embed`\n  why: it must be a list, in brackets"),
     (GOOD + "override = 3\n", "r.toml:4: `override` cannot be `3`\n  why: it must be a list, in brackets"),
     (GOOD + "stored_as = 3\n", "`stored_as` is not a recipe key\n"
-     "  fix: format, bits, group_size, seed, scale, strategy, division, table stand beside the other keys"),
+     "  fix: format, bits, group_size, seed, scale, rotation, candidates, codebook, strategy, "
+     "division, table stand beside the other keys"),
     (GOOD + "[[override]]\nbits = 4\n", "r.toml:4: the override selects nothing\n"
      "  why: an override works only where it says `roles`, `tensors` or `layers`"),
     (GOOD + '[[override]]\nroles = ["q"]\nbits = 4\n\n[[override]]\nroles = ["k"]\nbits = 9\n',

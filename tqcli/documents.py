@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tqcli.decision import Decision
-from tqcli.formats.native import FORMAT_VERSION, RECIPE_NAME, TQ_CONFIG_NAME
+from tqcli.formats.native import RECIPE_NAME, TQ_CONFIG_NAME, version_of
 from tqcli.layouts.base import find
 from tqcli.layouts.files import to_json
 from tqcli.plan import Plan
@@ -35,7 +35,7 @@ def tq_config_json(plan: Plan, sha256: Mapping[str, str], files: Sequence[str]) 
         {
             **find(plan.layout).record(plan),
             "original_model": _original_model(plan),
-            "format_version": FORMAT_VERSION,
+            "format_version": version_of(d.format.format for d in plan.packed if d.format),
             "layout": plan.layout,
             "tool": f"tqcli {__version__}",
             "source": {

@@ -21,6 +21,8 @@ from tqcli.formats.mlx import Mlx
 from tqcli.formats.mxfp4 import MxFp4
 from tqcli.formats.nvfp4 import NvFp4
 from tqcli.formats.tq import Tq
+from tqcli.formats.trellis import Trellis
+from tqcli.formats.uniform import Uniform
 
 DEFAULT_RECIPE = "tq3"
 _MAXIMUM_BYTES = 1 << 20
@@ -42,7 +44,9 @@ class Keep(_Table):
         return "kept"
 
 
-StoredAs = Annotated[Tq | Fp8 | Int4 | MxFp4 | NvFp4 | Mlx | Hlwq | Keep, Field(discriminator="format")]
+StoredAs = Annotated[
+    Tq | Trellis | Uniform | Fp8 | Int4 | MxFp4 | NvFp4 | Mlx | Hlwq | Keep, Field(discriminator="format")
+]
 _FORMATS: tuple[type[BaseModel], ...] = get_args(get_args(StoredAs)[0])
 # `format`, and the options of every format: the keys that stand flat in a recipe.
 _FORMAT_KEYS = tuple(dict.fromkeys(key for one in _FORMATS for key in one.model_fields))

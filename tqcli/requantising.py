@@ -10,11 +10,11 @@ from typing import Any
 from tqcli.checkpoint.reader import Checkpoint
 from tqcli.checkpoint.storage import Storage
 from tqcli.errors import InputError
-from tqcli.formats.native import NORMS, PACKED
+from tqcli.formats.native import SUFFIXES
 from tqcli.readers.find import PLAIN, Contents
 from tqcli.readers.record import read_tq_config
 
-_SUFFIXES = (PACKED, NORMS, ".qweight", ".weight_packed", ".weight_scale", ".weight_scale_inv", ".scales", "__packed")
+_SUFFIXES = (*SUFFIXES, ".qweight", ".weight_packed", ".weight_scale", ".weight_scale_inv", ".scales", "__packed")
 _DTYPES = ("F8_", "F4", "F6_")
 _CARD = "README.md"
 _CARD_BYTES = 1 << 20

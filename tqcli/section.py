@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from tqcli.checkpoint.reader import Checkpoint
-from tqcli.errors import CheckFailed
+from tqcli.errors import CheckFailed, InputError
+from tqcli.formats.native_section import levels_of, read_format
 from tqcli.layouts.compressed_tensors import IGNORED, matches_module
 from tqcli.readers.find import Contents
 
@@ -40,10 +41,12 @@ def _check_record(contents: Contents) -> None:
 def _check_tensors(section: Mapping[str, Any], contents: Contents) -> None:
     tensors = _mapping(section.get("tensors"))
     for name, packed in contents.packed.items():
-        said = {**section, **_mapping(tensors.get(name))}
-        wanted = packed.format.config()
-        if {key: said.get(key) for key in wanted} != wanted:
-            why = f"`tq_config.json` says {packed.format.label}"
+        why = f"`tq_config.json` says {packed.format.label}"
+        try:
+            said = read_format({**section, **_mapping(tensors.get(name))}, section, f"`{name}`")
+        except InputError as error:
+            raise CheckFailed(f"`{name}` is not as `config.json` says", why=error.why) from error
+        if said.config() != packed.format.config() or levels_of(said) != levels_of(packed.format):
             raise CheckFailed(f"`{name}` is not as `config.json` says", why=why)
     _check_known(tensors, contents.packed)
 

@@ -16,6 +16,7 @@ _ARRAYS: Mapping[str, np.dtype[Any]] = {
     "I32": np.dtype("<i4"),
     "U32": np.dtype("<u4"),
     "I64": np.dtype("<i8"),
+    "I16": np.dtype("<i2"),
     "I8": np.dtype(np.int8),
 }
 

@@ -22,6 +22,8 @@ from tqcli.weights import Weight
 # Format in recipes -> layout of the folder.
 _LAYOUTS = {
     "tq": "native",
+    "trellis": "native",
+    "uniform": "native",
     "fp8": "compressed_tensors",
     "int4": "compressed_tensors",
     "mxfp4": "compressed_tensors",

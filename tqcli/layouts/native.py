@@ -1,4 +1,4 @@
-"""The native layout: the source's weights under their own names, each as codes and norms; the page is
+"""The native layout: the source's weights under their own names, each as a pair of tensors; the page is
 docs/native-format.md.
 
 config.json carries the guard against loading without the plug-in; tq_config.json the keys by which published readers
@@ -14,12 +14,12 @@ from tqcli.checkpoint.reader import Checkpoint
 from tqcli.checkpoint.sidecars import CONFIG_NAME, INDEX_NAME
 from tqcli.checkpoint.writer import ShardLayout
 from tqcli.decision import Decision
-from tqcli.formats.native import FORMAT_VERSION, GUARD, NATIVE_FORMAT, QUANT_METHOD, USUAL_SEED
+from tqcli.formats.native import EXTENDED_FORMAT, GUARD, NATIVE_FORMAT, USUAL_SEED
+from tqcli.formats.native_section import CODEBOOKS, NativeFormat, codebooks, section
 from tqcli.formats.tq import Tq
 from tqcli.layouts.files import index_json, numbered_shards, plain_config, same_names, to_json
 from tqcli.plan import Plan
 from tqcli.readers.find import Contents
-from tqcli.version import __version__
 from tqcli.weights import Weight
 
 
@@ -50,7 +50,15 @@ class NativeLayout:
 
     def record(self, plan: Plan) -> Mapping[str, Any]:
         """The keys that published readers look for."""
-        return {"format": NATIVE_FORMAT, **_published_keys(plan.packed), "compressed_layers": len(plan.packed)}
+        formats = native_formats(plan)
+        published = all(isinstance(one, Tq) for one in formats.values())
+        books = codebooks(formats.values())
+        return {
+            "format": NATIVE_FORMAT if published else EXTENDED_FORMAT,
+            **(_published_keys(plan.packed) if published else {}),
+            **({CODEBOOKS: books} if books else {}),
+            "compressed_layers": len(plan.packed),
+        }
 
 
 LAYOUT = NativeLayout()
@@ -59,29 +67,27 @@ LAYOUT = NativeLayout()
 def config_json(plan: Plan) -> bytes:
     """The source's config.json, its quantization section, and the guard against loading without the plug-in."""
     config = plain_config(plan.source)
-    if plan.packed:
-        config["quantization_config"] = quantization_config(plan)
+    formats = native_formats(plan)
+    if formats:
+        config["quantization_config"] = section(_default(plan, formats), formats)
         config["transformers_weights"] = GUARD
     return to_json(config)
 
 
-def quantization_config(plan: Plan) -> dict[str, Any]:
-    """Defaults of the recipe, and the tensors that differ from them."""
-    default = _default(plan)
-    differing = {d.weight.name: d.format.config() for d in plan.packed if d.format and d.format.config() != default}
-    return {
-        "quant_method": QUANT_METHOD,
-        "format_version": FORMAT_VERSION,
-        **default,
-        **({"tensors": differing} if differing else {}),
-        "tool": f"tqcli {__version__}",
-    }
+def native_formats(plan: Plan) -> dict[str, NativeFormat]:
+    """Weight's name -> its format. RuntimeError where a format belongs to another layout."""
+    found: dict[str, NativeFormat] = {}
+    for decision in plan.packed:
+        if not isinstance(decision.format, NativeFormat):
+            raise RuntimeError(f"the native layout has no place for {decision.label}")
+        found[decision.weight.name] = decision.format
+    return found
 
 
-def _default(plan: Plan) -> dict[str, Any]:
-    if isinstance(plan.recipe.stored_as, Tq):
-        return plan.recipe.stored_as.config()
-    return next((d.format.config() for d in plan.packed if d.format), {})
+def _default(plan: Plan, formats: Mapping[str, NativeFormat]) -> NativeFormat:
+    """What most weights are in, as the recipe says it."""
+    stored_as = plan.recipe.stored_as
+    return stored_as if isinstance(stored_as, NativeFormat) else next(iter(formats.values()))
 
 
 def _published_keys(packed: Sequence[Decision]) -> dict[str, Any]:
