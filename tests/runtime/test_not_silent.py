@@ -186,7 +186,7 @@ def test_a_plain_tensor_of_another_shape(options, build):
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"format_version": 2}, "format version 2"),
+        ({"format_version": 3}, "format version 3"),
         ({"format_version": "1"}, "format_version"),
         ({"bits": 5}, "bits"),
         ({"bits": True}, "bits"),

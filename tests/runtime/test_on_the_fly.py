@@ -1,13 +1,16 @@
 """`quantization_config=TqConfig(...)` on a plain checkpoint: the bytes of a conversion, made while loading."""
 
+import json
+
 import pytest
 import torch
-from support import pack
+from support import mixed, pack
 from support.plain_decode import reference
 from transformers import AutoModelForCausalLM
 
 import tqcli
 from tqcli.errors import InputError
+from tqcli.formats.trellis import Trellis
 from tqcli.runtime.transformers.selection import DEFAULT_SKIP, is_skipped
 from tqcli.runtime.transformers.weight import TqWeight
 
@@ -41,7 +44,41 @@ def test_other_geometry(sources, ids):
     model = compress(sources["llama"], bits=4, group_size=32, seed=9)
     weights = [module for module in model.modules() if isinstance(module, TqWeight)]
     assert weights
-    assert {(w.geometry.bits, w.geometry.group_size, w.geometry.seed) for w in weights} == {(4, 32, 9)}
+    assert {(w.stored_as.bits, w.stored_as.group_size, w.stored_as.seed) for w in weights} == {(4, 32, 9)}
+
+
+@pytest.mark.parametrize("options", [{}, {"bits": 2, "rotation": "none", "candidates": 1}, {"bits": 4, "seed": 9}])
+@pytest.mark.parametrize("name", ["gemma4", "qwen3_moe", "llama"])
+def test_trellis(name, options, sources, tmp_path, ids):
+    """The bytes, and the section, of a conversion."""
+    stored_as = Trellis.model_validate({"bits": 3, **options})
+    tensors, formats = mixed.pack_tensors(
+        sources[name], lambda one, shape: stored_as if pack.is_packed_by_default(one, list(shape)) else None
+    )
+    model = compress(sources[name], format="trellis", **options)
+    model.save_pretrained(tmp_path / "x")
+    saved = pack.tensors_of(tmp_path / "x")
+    assert sorted(saved) == sorted(tensors)
+    assert all(torch.equal(saved[key], tensor) for key, tensor in tensors.items())
+    section = json.loads((tmp_path / "x" / "config.json").read_text())["quantization_config"]
+    assert section == mixed.section(stored_as, formats)
+    expected = mixed.reference(sources[name], tensors, formats, torch.bfloat16)
+    with torch.no_grad():
+        assert torch.equal(model(ids).logits, expected(ids).logits)
+
+
+def test_columns_that_a_trellis_cannot_have_stay_as_they_are(tmp_path, caplog):
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=32, hidden_size=64, intermediate_size=72, num_hidden_layers=1, num_attention_heads=4,
+        num_key_value_heads=4,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(tmp_path)
+    model = compress(tmp_path, format="trellis")
+    assert isinstance(model.model.layers[0].mlp.up_proj.weight, TqWeight)
+    assert not isinstance(model.model.layers[0].mlp.down_proj.weight, TqWeight)
+    assert "72 columns" in caplog.text
 
 
 def test_modules_to_not_convert(sources):
@@ -102,7 +139,21 @@ def test_a_typing_error_in_an_option():
 
 
 @pytest.mark.parametrize(
-    "options", [{"bits": 1}, {"group_size": 100}, {"scale": "best"}, {"modules_to_not_convert": "lm_head"}]
+    "options",
+    [
+        {"bits": 1},
+        {"bits": True},
+        {"seed": -1},
+        {"group_size": 100},
+        {"scale": "best"},
+        {"modules_to_not_convert": "lm_head"},
+        {"format": "uniform"},
+        {"rotation": "none"},
+        {"format": "trellis", "rotation": "fourier"},
+        {"format": "trellis", "candidates": 2},
+        {"format": "trellis", "group_size": 128},
+        {"format": "trellis", "scale": "search"},
+    ],
 )
 def test_options_out_of_range(options):
     with pytest.raises(InputError):
@@ -122,7 +173,7 @@ def test_a_parameter_is_encoded_in_pieces(sources, tmp_path, monkeypatch):
 def test_an_already_packed_checkpoint_stays_as_it_is(ours):
     with pytest.warns(UserWarning, match="already has a `quantization_config`"):
         model = compress(ours["llama"], bits=4)
-    assert {w.geometry.bits for w in model.modules() if isinstance(w, TqWeight)} == {3}
+    assert {w.stored_as.bits for w in model.modules() if isinstance(w, TqWeight)} == {3}
 
 
 def test_a_tensor_too_many_in_the_plain_checkpoint(sources, tmp_path):
@@ -132,5 +183,7 @@ def test_a_tensor_too_many_in_the_plain_checkpoint(sources, tmp_path):
 
 
 def test_a_map_of_tensors_is_for_packed_checkpoints(sources):
+    tensors = {"model.layers.0.mlp.up_proj.weight": {"bits": 4}}
+    config = tqcli.TqConfig.from_dict({"quant_method": "turboquant", "bits": 3, "tensors": tensors})
     with pytest.raises(InputError, match="tensors"):
-        compress(sources["llama"], tensors={"model.layers.0.mlp.up_proj.weight": {"bits": 4}})
+        AutoModelForCausalLM.from_pretrained(sources["llama"], quantization_config=config)

@@ -3,11 +3,12 @@
 import pytest
 import torch
 import transformers
-from support import pack
+from support import mixed, pack
 from transformers import AutoModelForCausalLM
 
 import tqcli
 from tqcli.errors import InputError
+from tqcli.formats.native import SUFFIXES
 
 
 def load(folder, **options):
@@ -46,6 +47,29 @@ def test_offloaded_to_disk(name, folder, dtype, request, tmp_path, ids):
     found = logits(model, ids)
     assert found.isfinite().all()
     assert torch.equal(found, logits(load(path, dtype=dtype), ids))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", ["gemma4", "qwen3_moe", "llama", "qwen3"])
+def test_weights_of_all_formats_offloaded(name, dtype, sources, tmp_path, ids):
+    """Layers, and the table of 8-bit rows with the head that may be tied to it."""
+    folder = mixed.write(sources[name], tmp_path / "x", *mixed.pack_tensors(sources[name]))
+    embedding = "model.language_model.embed_tokens" if name == "gemma4" else "model.embed_tokens"
+    expected = logits(load(folder, dtype=dtype), ids)
+    for number, place in enumerate(("cpu", "disk")):
+        places = {**disk_map(name), embedding: place}
+        model = load(folder, dtype=dtype, device_map=places, offload_folder=tmp_path / f"offload-{number}")
+        assert any(parameter.device.type == "meta" for parameter in model.parameters())
+        assert torch.equal(logits(model, ids), expected)
+
+
+def test_a_model_of_all_formats_is_saved_whole_while_offloaded(sources, tmp_path):
+    folder = mixed.write(sources["llama"], tmp_path / "x", *mixed.pack_tensors(sources["llama"]))
+    model = load(folder, device_map=disk_map("llama"), offload_folder=tmp_path / "offload")
+    model.save_pretrained(tmp_path / "y")
+    before, after = pack.tensors_of(folder), pack.tensors_of(tmp_path / "y")
+    assert sorted(before) == sorted(after)
+    assert all(torch.equal(before[key], tensor) for key, tensor in after.items() if key.endswith(SUFFIXES))
 
 
 def test_offloaded_packed_embedding(sources, tmp_path, ids):

@@ -93,6 +93,8 @@ def _codebook(default: Mapping[str, Any], bits: object, where: str) -> Any:
     levels = books.get(str(bits)) if isinstance(books, Mapping) else None
     if levels is None:
         raise InputError(f"{where} has no codebook", why=f"`{CODEBOOKS}` has none of {json.dumps(bits)[:80]} bits")
+    if isinstance(levels, str) and not levels.strip("0"):
+        raise InputError(f"{where} has no codebook", why=f"the one of {json.dumps(bits)[:80]} bits is all zeros")
     known = bits in _KNOWN_BITS and levels == Trellis.model_validate({"bits": bits}).levels
     return None if known else levels
 

@@ -1,36 +1,34 @@
 """`TqConfig`: the `quantization_config` of a packed checkpoint, and the wish to compress a plain one while loading.
 
-Only geometry is stored: bits, group size, seed. How the encoder chose its norms is of no interest to a reader.
+Only what a decoder needs is stored. How the encoder chose its scales is of no interest to a reader.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+from pydantic import ValidationError
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from tqcli.codec.turboquant import BITS, GROUP_SIZES, MAX_SEED
 from tqcli.errors import InputError
 from tqcli.formats.native import FORMAT_VERSION, QUANT_METHOD, USUAL_SEED
-from tqcli.runtime.transformers.geometry import Geometry
+from tqcli.formats.native_section import NativeFormat, read_format, section
+from tqcli.formats.tq import Tq
+from tqcli.formats.trellis import Trellis
 
-_FIELDS = (
-    "bits",
-    "group_size",
-    "seed",
-    "scale",
-    "modules_to_not_convert",
-    "tensors",
-    "format_version",
-    "tool",
-)
-_SCALES = ("norm", "search")
+_ON_LOADING: Mapping[str, type[Tq] | type[Trellis]] = {"tq": Tq, "trellis": Trellis}
+# What published checkpoints leave unsaid.
+_USUAL = {"bits": 3, "group_size": 128, "seed": USUAL_SEED}
+_WHERE = "quantization_config"
 
 
 class TqConfig(QuantizationConfigMixin):  # type: ignore[misc]
-    """Options of TurboQuant compression.
+    """Options of compression while loading. (What a packed checkpoint says of itself comes by `from_dict`.)
 
-    bits: 2, 3 or 4. group_size: 32, 64, 128 or 256. seed: fixes the rotation. scale: how the encoder chooses each
-    group's norm, "norm" as the published encoder does, "search" with less error.
+    format: "tq" (TurboQuant) or "trellis". bits: 2, 3 or 4. seed: fixes the rotation.
+    Of tq: group_size: 32, 64, 128 (where nothing is said) or 256; scale: how the encoder chooses each group's norm,
+    "norm" as the published encoder does, "search" (where nothing is said) with less error.
+    Of trellis: rotation: "hadamard" (where nothing is said) or "none"; candidates: how many scales are tried a group,
+    1, 3 (where nothing is said), 5 or 7.
     modules_to_not_convert: path components, such as "router" or "mlp.gate", anywhere in a module's name; None for
     the default: routers, embeddings, head, vision, audio.
     The weights are encoded from the dtype that the model is loaded in. Raises InputError for values out of range.
@@ -39,30 +37,41 @@ class TqConfig(QuantizationConfigMixin):  # type: ignore[misc]
     def __init__(
         self,
         bits: int = 3,
-        group_size: int = 128,
+        group_size: int | None = None,
         seed: int = USUAL_SEED,
-        scale: Literal["norm", "search"] = "search",
+        scale: Literal["norm", "search"] | None = None,
         modules_to_not_convert: Sequence[str] | None = None,
         *,
-        tensors: Mapping[str, Mapping[str, int]] | None = None,
-        format_version: int | None = FORMAT_VERSION,
-        tool: str | None = None,
+        format: Literal["tq", "trellis"] = "tq",  # noqa: A002  # as recipes call it
+        rotation: Literal["hadamard", "none"] | None = None,
+        candidates: int | None = None,
     ) -> None:
+        options = {"group_size": group_size, "scale": scale, "rotation": rotation, "candidates": candidates}
+        given = {key: value for key, value in options.items() if value is not None}
         self.quant_method = QUANT_METHOD
-        self.default = _geometry({"bits": bits, "group_size": group_size, "seed": seed}, "quantization_config")
-        self.scale = _one_of("scale", scale, _SCALES)
+        self.default: NativeFormat = _format(format, {"bits": bits, "seed": seed, **given})
         self.modules_to_not_convert = _names(modules_to_not_convert)
-        self.tensors = _overrides(tensors or {}, self.default)
-        self.format_version = _version(format_version)
-        self.tool = tool
+        self.tensors: dict[str, NativeFormat] = {}
+        self.format_version: int | None = FORMAT_VERSION
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], return_unused_kwargs: bool = False, **kwargs: Any) -> Any:
-        """From a section of config.json; keys that are not ours (of published checkpoints) are left aside."""
+        """From a section of config.json; keys that are not ours (of published checkpoints) are left aside.
+
+        Raises InputError for a version or a format that is not known, and for values out of range.
+        """
         if config_dict.get("quant_method") != QUANT_METHOD:
-            raise InputError(f"quantization_config is not of the method `{QUANT_METHOD}`")
-        fields = {key: config_dict[key] for key in _FIELDS if key in config_dict}
-        config = cls(**{"format_version": None, **fields})
+            raise InputError(f"{_WHERE} is not of the method `{QUANT_METHOD}`")
+        config = cls(modules_to_not_convert=config_dict.get("modules_to_not_convert"))
+        config.format_version = _version(config_dict.get("format_version"))
+        said = dict(config_dict)
+        if config.format_version is None:
+            # Published checkpoints know one format, and what else they may mean by the word is not ours.
+            said.pop("format", None)
+        if said.get("format", "tq") == "tq":
+            said = {**_USUAL, **said}
+        config.default = read_format(said, said, _WHERE)
+        config.tensors = _overrides(said)
         return (config, kwargs) if return_unused_kwargs else config
 
     @property
@@ -71,64 +80,50 @@ class TqConfig(QuantizationConfigMixin):  # type: ignore[misc]
         return self.default.bits
 
     @property
-    def group_size(self) -> int:
-        """Weights a group, where a tensor has no entry of its own."""
-        return self.default.group_size
-
-    @property
     def is_binding(self) -> bool:
         """Whether the declared bits hold for every tensor. In published checkpoints they are only the common ones."""
         return self.format_version is not None
 
-    def geometry(self, name: str) -> Geometry:
+    def format_of(self, name: str) -> NativeFormat:
         """What is declared for the tensor `name` (its name on disk)."""
         return self.tensors.get(name, self.default)
 
-    def describe(self, geometries: Mapping[str, Geometry]) -> None:
+    def describe(self, formats: Mapping[str, NativeFormat]) -> None:
         """Note the tensors (by names on disk) that differ from the default, now that their sizes were seen."""
-        self.tensors = {name: found for name, found in geometries.items() if found != self.default}
+        self.tensors = {name: found for name, found in formats.items() if found != self.default}
 
     def to_dict(self) -> dict[str, Any]:
         """The section of config.json."""
-        from tqcli import __version__
-
-        tensors = {name: geometry.as_dict() for name, geometry in self.tensors.items()}
-        return {
-            "quant_method": QUANT_METHOD,
-            "format_version": FORMAT_VERSION,
-            **self.default.as_dict(),
-            "tensors": tensors,
-            "tool": self.tool or f"tqcli {__version__}",
-        }
+        return section(self.default, self.tensors)
 
     def to_diff_dict(self) -> dict[str, Any]:
         """The same: every key counts for a reader."""
         return self.to_dict()
 
 
-def _geometry(entry: Any, where: str, default: Geometry | None = None) -> Geometry:
-    if not isinstance(entry, Mapping):
-        raise InputError(f"{where} must be an object with bits, group_size and seed")
-    values = {**(default.as_dict() if default else {}), **entry}
-    bits = _one_of(f"bits of {where}", values.get("bits"), BITS)
-    group_size = _one_of(f"group_size of {where}", values.get("group_size"), GROUP_SIZES)
-    seed = values.get("seed")
-    if type(seed) is not int or not 0 <= seed <= MAX_SEED:
-        raise InputError(f"seed of {where} is `{seed}`", why="it must be a number from 0 to 2**32 - 1")
-    return Geometry(bits, group_size, seed)
+def _format(name: str, options: Mapping[str, Any]) -> NativeFormat:
+    if name not in _ON_LOADING:
+        known = ", ".join(f"`{choice}`" for choice in _ON_LOADING)
+        raise InputError(f"format is `{name}`", why=f"known for compression while loading are {known}")
+    try:
+        return _ON_LOADING[name].model_validate(options)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        key = ".".join(map(str, problem["loc"]))
+        raise InputError(f"{key} is `{problem['input']}`", why=f"`{name}`: {problem['msg']}") from error
 
 
-def _overrides(tensors: Mapping[str, Any], default: Geometry) -> dict[str, Geometry]:
+def _overrides(said: Mapping[str, Any]) -> dict[str, NativeFormat]:
+    tensors = said.get("tensors") or {}
     if not isinstance(tensors, Mapping):
-        raise InputError("`tensors` of quantization_config must map names to bits, group_size and seed")
-    return {name: _geometry(entry, f"`{name}`", default) for name, entry in tensors.items()}
-
-
-def _one_of(what: str, value: Any, allowed: tuple[Any, ...]) -> Any:
-    if isinstance(value, bool) or value not in allowed:
-        known = ", ".join(f"`{choice}`" for choice in allowed)
-        raise InputError(f"{what} is `{value}`", why=f"known are {known}")
-    return value
+        raise InputError(f"`tensors` of {_WHERE} must map names to formats")
+    found = {}
+    for name, entry in tensors.items():
+        if not isinstance(entry, Mapping):
+            raise InputError(f"`{name}` in `tensors` of {_WHERE} must be an object")
+        # An entry that names its format says all of it; others, as those of version 1, say what differs.
+        found[name] = read_format(entry if "format" in entry else {**said, **entry}, said, f"`{name}`")
+    return found
 
 
 def _names(names: Sequence[str] | None) -> tuple[str, ...] | None:

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 from transformers.core_model_loading import MergeModulelist, SplitModulelist, WeightConverter
 
-from tqcli.formats.native import NORMS, PACKED
+from tqcli.formats.native import PAIRS
 from tqcli.runtime.transformers.operations import DecodePacked, Plain
 
 
@@ -17,10 +17,10 @@ def decoding(plain: Mapping[str, Plain], base_prefix: str) -> list[Any]:
     One serves the same parameter of all layers, so that there are few patterns to try for each tensor.
     """
     operation = DecodePacked(dict(plain))
-    tails = sorted({_tail(name, base_prefix) for name in plain})
+    wanted = sorted({(_tail(name, base_prefix), parameter.stored_as.format) for name, parameter in plain.items()})
     return [
-        WeightConverter([rf"{re.escape(tail)}\{PACKED}$", rf"{re.escape(tail)}\{NORMS}$"], tail, operations=[operation])
-        for tail in tails
+        WeightConverter([rf"{re.escape(tail)}\{ending}$" for ending in PAIRS[stored_as]], tail, operations=[operation])
+        for tail, stored_as in wanted
     ]
 
 

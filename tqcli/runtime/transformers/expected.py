@@ -12,6 +12,7 @@ import torch
 from transformers.core_model_loading import build_glob_alternation
 
 from tqcli.errors import InputError
+from tqcli.formats.native import SUFFIXES
 
 
 @dataclass(frozen=True)
@@ -23,10 +24,14 @@ class Expected:
 
 
 def expectations(model: Any, dtype: torch.dtype) -> dict[str, Expected]:
-    """For every tensor of the state dict, by name. dtype: the one that the model is loaded in."""
+    """For every tensor of the state dict, by name. dtype: the one that the model is loaded in.
+
+    What is packed keeps the dtype that it has on disk, whatever the model wants its weights to be in.
+    """
     planned = planned_dtype(model, dtype)
     return {
-        name: Expected(tuple(tensor.shape), planned(name, tensor.dtype)) for name, tensor in model.state_dict().items()
+        name: Expected(tuple(tensor.shape), tensor.dtype if name.endswith(SUFFIXES) else planned(name, tensor.dtype))
+        for name, tensor in model.state_dict().items()
     }
 
 

@@ -1,46 +1,42 @@
 """What a checkpoint's files hold, read from their headers: never derived from rules about names.
 
-A packed tensor is a pair, `B.tq_packed` and `B.tq_norms`; the two may lie in different files.
+A packed tensor is a pair, such as `B.tq_packed` and `B.tq_norms`; the two may lie in different files.
 """
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 
 from tqcli.checkpoint.header import PREFIX_BYTES, TensorInfo, header_bytes, parse_header
 from tqcli.errors import InputError, MachineError, TqError
-from tqcli.formats.native import NORMS, PACKED
+from tqcli.formats.native import PAIRS
+
+_CODES = tuple(codes for codes, _ in PAIRS.values())
+_PLAIN = "a plain tensor"
 
 
 @dataclass(frozen=True)
 class Pair:
-    """One packed tensor on disk.
+    """One packed tensor on disk: two matrices.
 
-    name: the base name B. packed: uint8 (rows * n, bytes a group) or (rows, n * bytes a group). norms: float32
-    (rows, n), n groups a row.
+    name: the base name B. format: told by the endings of the two names. codes: its rows are those of the weight, or,
+    in `tq`, groups of them. scales: (rows, groups a row) of what goes with each group.
     """
 
     name: str
-    packed: tuple[int, ...]
-    norms: tuple[int, ...]
+    format: str
+    codes: TensorInfo
+    scales: TensorInfo
 
     @property
     def rows(self) -> int:
         """Rows of the weight: all its dimensions but the last, flattened."""
-        return self.norms[0]
+        return self.scales.shape[0]
 
     @property
     def groups(self) -> int:
         """Groups a row."""
-        return self.norms[1]
-
-    @property
-    def group_bytes(self) -> int:
-        """Bytes a group takes; 0 where the sizes do not divide."""
-        count = prod(self.norms)
-        total = prod(self.packed)
-        return total // count if count and total % count == 0 else 0
+        return self.scales.shape[1]
 
 
 def read_headers(files: Iterable[str | Path]) -> dict[str, TensorInfo]:
@@ -68,35 +64,39 @@ def find_packed(files: Iterable[str | Path]) -> str | None:
             names = [tensor.name for tensor in _tensors(Path(file))]
         except TqError:
             continue
-        found = next((name for name in names if name.endswith(PACKED)), None)
+        found = next((name for name in names if name.endswith(_CODES)), None)
         if found is not None:
             return found
     return None
 
 
 def pairs(tensors: Mapping[str, TensorInfo]) -> list[Pair]:
-    """The packed tensors. Raises InputError where half of a pair is missing, or of another type or shape."""
-    names = {_base(name) for name in tensors if name.endswith((PACKED, NORMS))}
-    return [_pair(name, tensors) for name in sorted(names)]
+    """The packed tensors. Raises InputError where half of a pair is missing, or no matrix, or one is there twice."""
+    found: dict[str, str] = {}
+    for name in tensors:
+        base, kind = _split(name)
+        if found.setdefault(base, kind) != kind:
+            raise InputError(f"`{base}` is there twice", why=f"as {found[base]} and as {kind}")
+    return [_pair(name, kind, tensors) for name, kind in sorted(found.items()) if kind != _PLAIN]
 
 
-def _base(name: str) -> str:
-    return name.removesuffix(PACKED).removesuffix(NORMS)
+def _split(name: str) -> tuple[str, str]:
+    """A tensor's base name, and the format that its ending tells."""
+    for stored_as, endings in PAIRS.items():
+        for ending in endings:
+            if name.endswith(ending):
+                return name.removesuffix(ending), stored_as
+    return name, _PLAIN
 
 
-def _pair(name: str, tensors: Mapping[str, TensorInfo]) -> Pair:
-    for suffix in (PACKED, NORMS):
+def _pair(name: str, stored_as: str, tensors: Mapping[str, TensorInfo]) -> Pair:
+    for suffix in PAIRS[stored_as]:
         if name + suffix not in tensors:
             raise InputError(f"tensor `{name}{suffix}` is missing", why="its other half is there")
-    packed, norms = tensors[name + PACKED], tensors[name + NORMS]
-    if packed.dtype != "U8" or norms.dtype != "F32":
-        raise InputError(
-            f"packed tensor `{name}` is of types that are not known",
-            why=f"codes are {packed.dtype}, norms {norms.dtype}; U8 and F32 are read",
-        )
-    if len(packed.shape) != 2 or len(norms.shape) != 2:
+    codes, scales = (tensors[name + suffix] for suffix in PAIRS[stored_as])
+    if len(codes.shape) != 2 or len(scales.shape) != 2:
         raise InputError(f"packed tensor `{name}` is not stored as two matrices")
-    return Pair(name, packed.shape, norms.shape)
+    return Pair(name, stored_as, codes, scales)
 
 
 def _tensors(path: Path) -> tuple[TensorInfo, ...]:

@@ -10,26 +10,27 @@ from math import prod
 
 from tqcli.checkpoint.header import TensorInfo
 from tqcli.errors import InputError
-from tqcli.formats.native import NORMS, PACKED
+from tqcli.formats.native import PAIRS
+from tqcli.formats.native_section import NativeFormat
 from tqcli.runtime.transformers.config import TqConfig
 from tqcli.runtime.transformers.expected import wrong_shape
-from tqcli.runtime.transformers.geometry import Geometry, geometry_of
+from tqcli.runtime.transformers.geometry import format_of
 from tqcli.runtime.transformers.headers import Pair
-from tqcli.runtime.transformers.names import Names, Target
+from tqcli.runtime.transformers.names import UNSUFFIXED, Names, Target
 
 
 @dataclass(frozen=True)
 class Home:
     """A parameter that is packed on disk, in one pair or, if merged, in one a expert and projection.
 
-    packed_shape, norms_shape: of the tensors as transformers will hand them over.
+    codes_shape, scales_shape: of the tensors as transformers will hand them over.
     """
 
     name: str
     shape: tuple[int, ...]
-    geometry: Geometry
-    packed_shape: tuple[int, ...]
-    norms_shape: tuple[int, ...]
+    stored_as: NativeFormat
+    codes_shape: tuple[int, ...]
+    scales_shape: tuple[int, ...]
     is_merged: bool
     pairs: tuple[Pair, ...]
 
@@ -72,7 +73,7 @@ def _place(pair: Pair, names: Names, model_class: str) -> Placed | None:
     if target.name in names:
         return Placed(pair, target, unsuffixed=False)
     suffixed = names.target(pair.name + ".weight")
-    if suffixed.name in names:
+    if pair.format in UNSUFFIXED and suffixed.name in names:
         return Placed(pair, suffixed, unsuffixed=True)
     if names.is_ignored(target.name):
         return None
@@ -91,9 +92,10 @@ def _home(name: str, entries: list[Placed], shape: tuple[int, ...], config: TqCo
     if not target.keeps_rows:
         kinds = ", ".join(type(operation).__name__ for operation in target.operations)
         raise InputError(f"packed tensor `{pairs[0].name}` cannot be loaded", why=f"it would go through {kinds}")
-    geometries = {geometry_of(pair, shape[-1], config) for pair in pairs}
-    if len(geometries) > 1:
-        raise InputError(f"the parts of `{name}` are packed in different ways", why=str(sorted(map(str, geometries))))
+    formats = {format_of(pair, shape[-1], config) for pair in pairs}
+    if len(formats) > 1:
+        why = ", ".join(sorted(stored_as.label for stored_as in formats))
+        raise InputError(f"the parts of `{name}` are packed in different ways", why=why)
     if target.operations:
         _check_parts(name, pairs, shape, is_merged=target.is_merged)
     elif len(pairs) > 1 or pairs[0].rows != prod(shape[:-1]):
@@ -101,8 +103,8 @@ def _home(name: str, entries: list[Placed], shape: tuple[int, ...], config: TqCo
             f"packed tensor `{pairs[0].name}` does not fit the model",
             why=f"it has {pairs[0].rows} rows, `{name}` is {list(shape)}",
         )
-    packed_shape, norms_shape = _loaded_shapes(pairs, shape, is_merged=target.is_merged)
-    return Home(name, shape, geometries.pop(), packed_shape, norms_shape, target.is_merged, pairs)
+    codes_shape, scales_shape = _loaded_shapes(pairs, shape, is_merged=target.is_merged)
+    return Home(name, shape, formats.pop(), codes_shape, scales_shape, target.is_merged, pairs)
 
 
 def _loaded_shapes(
@@ -111,16 +113,16 @@ def _loaded_shapes(
     """Shapes after stacking and concatenating: the first dimension of the disk's matrices is added up."""
     lead = shape[:1] if is_merged else ()
     items = shape[0] if is_merged else 1
-    packed_rows = sum(pair.packed[0] for pair in pairs) // items
+    codes_rows = sum(pair.codes.shape[0] for pair in pairs) // items
     rows = sum(pair.rows for pair in pairs) // items
-    return (*lead, packed_rows, pairs[0].packed[1]), (*lead, rows, pairs[0].groups)
+    return (*lead, codes_rows, pairs[0].codes.shape[1]), (*lead, rows, pairs[0].groups)
 
 
 def _check_parts(name: str, pairs: tuple[Pair, ...], shape: tuple[int, ...], *, is_merged: bool) -> None:
     rows = sum(pair.rows for pair in pairs)
     if is_merged:
         _check_all_items(name, pairs, shape[0])
-    if rows != prod(shape[:-1]) or len({pair.packed[1] for pair in pairs}) > 1:
+    if rows != prod(shape[:-1]) or len({pair.codes.shape[1] for pair in pairs}) > 1:
         raise InputError(
             f"`{name}` does not fit the model",
             why=f"its {len(pairs)} packed tensors have {rows} rows, the model wants {list(shape)}",
@@ -129,6 +131,7 @@ def _check_parts(name: str, pairs: tuple[Pair, ...], shape: tuple[int, ...], *, 
 
 def _check_all_items(name: str, pairs: tuple[Pair, ...], items: int) -> None:
     """Each projection must be there for each expert: name the first tensor that is not."""
+    codes, scales = PAIRS[pairs[0].format]
     found: dict[tuple[str, str], set[int]] = defaultdict(set)
     for pair in pairs:
         before, number, after = _split_at_item(pair.name)
@@ -138,8 +141,8 @@ def _check_all_items(name: str, pairs: tuple[Pair, ...], items: int) -> None:
         if lacking:
             missing = f"{before}{lacking[0]}{after}"
             raise InputError(
-                f"tensor `{missing}{PACKED}` is missing",
-                why=f"`{name}` is made of {items} of them, and so of `{missing}{NORMS}`; {len(lacking)} are missing",
+                f"tensor `{missing}{codes}` is missing",
+                why=f"`{name}` is made of {items} of them, and so of `{missing}{scales}`; {len(lacking)} are missing",
             )
         if max(numbers) >= items:
             raise InputError(f"tensor `{before}{max(numbers)}{after}` is one too many", why=f"`{name}` takes {items}")

@@ -8,8 +8,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-_DTYPES = {"tq_packed": "uint8", "tq_norms": "float32"}
-
 
 @contextmanager
 def in_place(*weights: Any) -> Iterator[None]:
@@ -24,16 +22,16 @@ def in_place(*weights: Any) -> Iterator[None]:
 
 
 def keep_offloaded_dtypes(weights: Mapping[str, Any]) -> None:
-    """Have offloaded codes and norms come back from disk in their own dtypes. weights: by name.
+    """Have offloaded codes and scales come back from disk in their own dtypes. weights: by name.
 
     transformers below 5.18 notes the model's dtype for everything on disk: norms would come back as bfloat16.
     """
     for name, weight in weights.items():
         for index in _indexes(weight):
-            for leaf, dtype in _DTYPES.items():
+            for leaf, parameter in weight.named_parameters():
                 entry = index.get(f"{name}.{leaf}")
                 if entry is not None and "dtype" in entry:
-                    entry["dtype"] = dtype
+                    entry["dtype"] = str(parameter.dtype).removeprefix("torch.")
 
 
 def _indexes(weight: Any) -> Iterator[Any]:

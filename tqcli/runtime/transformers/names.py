@@ -18,7 +18,10 @@ from transformers.core_model_loading import (
     rename_source_key,
 )
 
-from tqcli.formats.native import NORMS, PACKED
+from tqcli.formats.native import PAIRS
+
+# The formats of an early generation of checkpoints, whose pairs may be named without the `.weight` of the parameter.
+UNSUFFIXED = ("tq",)
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,7 @@ class Names:
 
 
 def unsuffixed_renamings(names: Iterable[str]) -> list[Any]:
-    """Renamings for checkpoints (one early generation) whose pairs are named without `.weight`.
+    """Renamings for checkpoints whose pairs are named without `.weight`.
 
     names: base names such as `model.layers.0.self_attn.q_proj`.
     """
@@ -86,5 +89,6 @@ def unsuffixed_renamings(names: Iterable[str]) -> list[Any]:
     return [
         WeightRenaming(rf"\.{leaf}\{suffix}$", f".{leaf}.weight{suffix}")
         for leaf in leaves
-        for suffix in (PACKED, NORMS)
+        for stored_as in UNSUFFIXED
+        for suffix in PAIRS[stored_as]
     ]

@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 from tq_kernels import NonFiniteWeight
-from tq_kernels.tensors import decode_tensor, encode_tensor
 from transformers.core_model_loading import ConversionOps
 
 from tqcli.errors import InputError
-from tqcli.formats.native import NORMS, PACKED
-from tqcli.runtime.transformers.geometry import Geometry
+from tqcli.formats.native import PAIRS
+from tqcli.formats.native_section import NativeFormat
+from tqcli.runtime.transformers.packed import decode_packed, empty_stored, encode_packed
 from tqcli.runtime.transformers.weight import TqWeight
 
 # Rows are encoded this many bytes at a time, so that a parameter of a gigabyte needs no second gigabyte.
@@ -24,12 +24,12 @@ class Plain:
     """A parameter that is packed on disk and plain in memory."""
 
     shape: tuple[int, ...]
-    geometry: Geometry
+    stored_as: NativeFormat
     dtype: torch.dtype
 
 
 class DecodePacked(ConversionOps):  # type: ignore[misc]
-    """Codes and norms -> the parameter, for owners that cannot hold a packed weight, such as a router."""
+    """Codes and scales -> the parameter, for owners that cannot hold a packed weight, such as a router."""
 
     def __init__(self, plain: Mapping[str, Plain]) -> None:
         self.plain = plain
@@ -38,14 +38,15 @@ class DecodePacked(ConversionOps):  # type: ignore[misc]
     def convert(
         self, input_dict: Mapping[str, list[Tensor]], *args: Any, full_layer_name: str = "", **kwargs: Any
     ) -> dict[str, Tensor]:
-        """{pattern: [codes], pattern: [norms]} -> {name: weight}."""
+        """{pattern: [codes], pattern: [scales]} -> {name: weight}."""
         del args, kwargs
-        found = {NORMS if "tq_norms" in pattern else PACKED: tensors[0] for pattern, tensors in input_dict.items()}
         target = self.plain[full_layer_name]
-        tables, columns = target.geometry.tables, target.shape[-1]
-        codes = found[PACKED].reshape(-1, tables.bytes_per_group)
-        norms = found[NORMS].reshape(-1, tables.groups(columns))
-        weight = decode_tensor(codes, norms, columns, tables, target.dtype)
+        ending = rf"\{PAIRS[target.stored_as.format][0]}$"
+        (codes,) = (tensors[0] for pattern, tensors in input_dict.items() if pattern.endswith(ending))
+        (scales,) = (tensors[0] for pattern, tensors in input_dict.items() if not pattern.endswith(ending))
+        weight = decode_packed(
+            target.stored_as, codes.contiguous(), scales.contiguous(), target.shape[-1], target.dtype
+        )
         return {full_layer_name: weight.view(target.shape)}
 
     @property
@@ -55,11 +56,10 @@ class DecodePacked(ConversionOps):  # type: ignore[misc]
 
 
 class EncodeOnLoad(ConversionOps):  # type: ignore[misc]
-    """A plain parameter -> codes and norms, and the packed weight put in its place."""
+    """A plain parameter -> codes and scales, and the packed weight put in its place."""
 
-    def __init__(self, make_room: Callable[[Any, str, Any], TqWeight], scale: str) -> None:
+    def __init__(self, make_room: Callable[[Any, str, Any], TqWeight]) -> None:
         self.make_room = make_room
-        self.scale = scale
 
     @torch.no_grad()
     def convert(
@@ -70,7 +70,7 @@ class EncodeOnLoad(ConversionOps):  # type: ignore[misc]
         missing_keys: Any = None,
         **kwargs: Any,
     ) -> dict[str, Tensor]:
-        """{name: weight} -> {name.tq_packed: codes, name.tq_norms: norms}."""
+        """{name: weight} -> {name.tq_packed: codes, name.tq_norms: norms}, or as the format calls them."""
         del args, kwargs
         result = {}
         for name, value in input_dict.items():
@@ -78,31 +78,28 @@ class EncodeOnLoad(ConversionOps):  # type: ignore[misc]
             home = self.make_room(model, name, missing_keys)
             if tuple(weight.shape) != tuple(home.shape):
                 raise InputError(f"`{name}` is {list(weight.shape)}, the model wants {list(home.shape)}")
-            codes, norms = encode(weight, home.geometry, self.scale, name)
-            result[name + PACKED] = codes.view(home.tq_packed.shape)
-            result[name + NORMS] = norms.view(home.tq_norms.shape)
+            tensors = encode(weight, home.stored_as, name)
+            for ending, tensor, parameter in zip(PAIRS[home.stored_as.format], tensors, home.parts, strict=True):
+                result[name + ending] = tensor.view(parameter.shape)
         return result
 
 
-def encode(weight: Tensor, geometry: Geometry, scale: Any, name: str) -> tuple[Tensor, Tensor]:
-    """Codes (rows * groups, bytes a group) and norms (rows, groups) of (..., columns), on the weight's device.
+def encode(weight: Tensor, stored_as: NativeFormat, name: str) -> tuple[Tensor, Tensor]:
+    """Codes and scales of (..., columns) as two matrices, on the weight's device.
 
-    Always on the CPU, which every machine has, so that the bytes are those of a conversion. Raises InputError
-    for a weight that is not finite.
+    Raises InputError for a weight that is not finite.
     """
-    tables, device = geometry.tables, weight.device
     matrix = weight.reshape(-1, weight.shape[-1])
     rows, columns = matrix.shape
-    count = tables.groups(columns)
-    codes = torch.empty(rows * count, tables.bytes_per_group, dtype=torch.uint8, device=device)
-    norms = torch.empty(rows, count, dtype=torch.float32, device=device)
+    codes, scales = empty_stored(rows, columns, stored_as, weight.device)
     step = max(1, _CHUNK_BYTES // (columns * matrix.element_size()))
     for start in range(0, rows, step):
-        chunk = matrix[start : start + step].cpu().contiguous()
+        chunk = matrix[start : start + step]
         try:
-            some_codes, some_norms = encode_tensor(chunk, tables, scale=scale, threads=max(1, torch.get_num_threads()))
+            some_codes, some_scales = encode_packed(stored_as, chunk, threads=max(1, torch.get_num_threads()))
         except NonFiniteWeight as error:
             raise InputError(f"`{name}` cannot be compressed", why=f"from row {start}: {error}") from error
-        codes[start * count : start * count + len(some_codes)] = some_codes
-        norms[start : start + len(chunk)] = some_norms
-    return codes, norms
+        first = start * len(codes) // rows
+        codes[first : first + len(some_codes)] = some_codes
+        scales[start : start + len(chunk)] = some_scales
+    return codes, scales

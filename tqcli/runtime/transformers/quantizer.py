@@ -21,11 +21,15 @@ from tqcli.runtime.transformers.homes import Home, check_plain, find_homes, plac
 from tqcli.runtime.transformers.hooks import keep_offloaded_dtypes
 from tqcli.runtime.transformers.names import Names, unsuffixed_renamings
 from tqcli.runtime.transformers.operations import DecodePacked, EncodeOnLoad, Plain
+from tqcli.runtime.transformers.packed import CODE_DTYPES, bytes_a_weight, stored_shapes
 from tqcli.runtime.transformers.selection import Selection, select
 from tqcli.runtime.transformers.watch import check_watched, watch
-from tqcli.runtime.transformers.weight import TqWeight, stored_shapes
+from tqcli.runtime.transformers.weight import TqWeight
 
 __all__ = ["TqConfig", "TqHfQuantizer"]
+
+# A whole number of groups of every format.
+_USUAL_COLUMNS = 4096
 
 
 class TqHfQuantizer(HfQuantizer):  # type: ignore[misc]
@@ -60,7 +64,7 @@ class TqHfQuantizer(HfQuantizer):  # type: ignore[misc]
         placed = place(pairs(tensors), names, type(model).__name__)
         parameters = dict(model.named_parameters())
         homes = find_homes(placed, {name: tuple(value.shape) for name, value in parameters.items()}, self._config)
-        self._config.describe({pair.name: home.geometry for home in homes for pair in home.pairs})
+        self._config.describe({pair.name: home.stored_as for home in homes for pair in home.pairs})
         planned = planned_dtype(model, dtype)
         plain: dict[str, Plain] = {}
         for home in homes:
@@ -68,7 +72,7 @@ class TqHfQuantizer(HfQuantizer):  # type: ignore[misc]
             if swap.kind_of(model, home.name) is swap.Kind.PLAIN:
                 plain[home.name] = _plain(home, planned(home.name, declared))
             else:
-                weight = TqWeight(home.shape, home.geometry, declared, home.packed_shape, home.norms_shape)
+                weight = TqWeight(home.shape, home.stored_as, declared, home.codes_shape, home.scales_shape)
                 swap.put(model, home.name, weight)
         self._conversions = [
             *unsuffixed_renamings(entry.pair.name for entry in placed if entry.unsuffixed),
@@ -80,8 +84,9 @@ class TqHfQuantizer(HfQuantizer):  # type: ignore[misc]
         return self._conversions
 
     def get_new_dtype(self, converter: Any, param: Any, dtype: Any) -> Any:
-        """Norms stay float32 on their way through our conversion."""
-        if any(isinstance(operation, DecodePacked) for operation in getattr(converter, "operations", ())):
+        """Codes are never cast, nor scales on their way through our conversion; elsewhere `settle` sees to those."""
+        is_code = hasattr(param, "get_dtype") and param.get_dtype() in CODE_DTYPES
+        if is_code or any(isinstance(operation, DecodePacked) for operation in getattr(converter, "operations", ())):
             return None
         return super().get_new_dtype(converter, param, dtype)
 
@@ -92,7 +97,7 @@ class TqHfQuantizer(HfQuantizer):  # type: ignore[misc]
 
     def get_quantize_ops(self) -> EncodeOnLoad:
         """The operation for such a parameter."""
-        return EncodeOnLoad(self._make_room, self._config.scale)
+        return EncodeOnLoad(self._make_room)
 
     def _make_room(self, model: Any, name: str, missing_keys: Any) -> TqWeight:
         parameter = model.get_parameter(name)
@@ -106,7 +111,7 @@ class TqHfQuantizer(HfQuantizer):  # type: ignore[misc]
     @property
     def quantized_element_size(self) -> float:
         """Bytes a weight, for device maps and allocators."""
-        return self._config.bits / 8 + 4 / self._config.group_size
+        return bytes_a_weight((1, _USUAL_COLUMNS), self._config.default)
 
     def param_element_size(self, model: Any, param_name: str, param: Any) -> float:
         """Bytes an element of a parameter as it will be; packed ones already are."""
@@ -124,7 +129,7 @@ class TqHfQuantizer(HfQuantizer):  # type: ignore[misc]
         weights = swap.packed_weights(model)
         keep_offloaded_dtypes(weights)
         for weight in weights.values():
-            for parameter in (weight.tq_packed, weight.tq_norms):
+            for parameter in weight.parts:
                 parameter.requires_grad_(False)
         used = getattr(model, "_weight_conversions", None) or []
         model._weight_conversions = for_saving(used, self._conversions)  # noqa: SLF001  # where transformers keeps them
@@ -156,7 +161,7 @@ class TqHfQuantizer(HfQuantizer):  # type: ignore[misc]
 def _plain(home: Home, dtype: torch.dtype) -> Plain:
     if home.is_merged or len(home.pairs) > 1:
         raise InputError(f"`{home.name}` is packed in parts", why="its module does not run packed")
-    return Plain(home.shape, home.geometry, dtype)
+    return Plain(home.shape, home.stored_as, dtype)
 
 
 def _safetensors(files: Any) -> list[str]:

@@ -8,6 +8,7 @@ import functools
 import json
 import os
 from collections.abc import Callable, Mapping
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,21 @@ from transformers.core_model_loading import WeightConverter, WeightRenaming, ren
 from transformers.modeling_utils import PreTrainedModel
 
 from tqcli.errors import InputError
-from tqcli.formats.native import FORMAT_VERSION, GUARD, NATIVE_FORMAT, PACKED, QUANT_METHOD, TQ_CONFIG_NAME
+from tqcli.formats.native import (
+    EXTENDED_FORMAT,
+    GUARD,
+    NATIVE_FORMAT,
+    PAIRS,
+    QUANT_METHOD,
+    TQ_CONFIG_NAME,
+    version_of,
+)
+from tqcli.formats.native_section import CODEBOOKS, NativeFormat, codebooks, entry
+from tqcli.formats.tq import Tq
 from tqcli.runtime.transformers.config import TqConfig
 from tqcli.runtime.transformers.headers import Pair, pairs, read_headers
 from tqcli.runtime.transformers.swap import packed_weights
+from tqcli.runtime.transformers.weight import TqWeight
 
 
 def install() -> None:
@@ -50,30 +62,49 @@ def _completing(original: Callable[..., Any]) -> Callable[..., Any]:
 def _complete(model: Any, config: TqConfig, folder: Path) -> None:
     saved = pairs(read_headers(sorted(folder.glob("*.safetensors"))))
     weights = _weights_by_saved_name(model, saved)
-    geometries = {name: weight.geometry for name, weight in weights.items()}
-    content = {
-        "format": NATIVE_FORMAT,
-        "format_version": FORMAT_VERSION,
-        "bits": config.bits,
-        "group_size": config.group_size,
-        "quantizer_seed": config.default.seed,
-        "compressed_layers": len(saved),
-        "original_model": Path(getattr(model.config, "name_or_path", "") or "").name,
-        "orig_in_dims": {
-            name: weight.shape[-1] for name, weight in weights.items() if weight.shape[-1] % weight.geometry.group_size
-        },
-        "tensors": {name: geometry.as_dict() for name, geometry in geometries.items()},
-    }
-    _write(folder / TQ_CONFIG_NAME, content)
+    config.describe({name: weight.stored_as for name, weight in weights.items()})
+    shapes = {pair.name: _shape(pair, weights[pair.name]) for pair in saved}
+    record = _record(config, {name: weight.stored_as for name, weight in weights.items()}, shapes)
+    original = Path(getattr(model.config, "name_or_path", "") or "").name
+    _write(folder / TQ_CONFIG_NAME, {**record, "original_model": original})
     config_file = folder / "config.json"
-    section = json.loads(config_file.read_text("utf-8"))
-    section["transformers_weights"] = GUARD
-    config.describe(geometries)
-    section["quantization_config"] = config.to_dict()
-    _write(config_file, section)
+    content = json.loads(config_file.read_text("utf-8"))
+    _write(config_file, {**content, "transformers_weights": GUARD, "quantization_config": config.to_dict()})
 
 
-def _weights_by_saved_name(model: Any, saved: list[Pair]) -> dict[str, Any]:
+def _shape(pair: Pair, weight: TqWeight) -> tuple[int, ...]:
+    """Of a weight on disk, which may be one of several that lie in one piece in memory."""
+    whole = tuple(weight.shape)
+    return whole if prod(whole[:-1]) == pair.rows else (pair.rows, whole[-1])
+
+
+def _record(
+    config: TqConfig, formats: Mapping[str, NativeFormat], shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, Any]:
+    """tq_config.json: all of each weight's format, and the keys of published readers where they know all of them."""
+    published = all(isinstance(one, Tq) for one in formats.values())
+    books = codebooks(formats.values())
+    return {
+        "format": NATIVE_FORMAT if published else EXTENDED_FORMAT,
+        "format_version": version_of(one.format for one in formats.values()),
+        **(_published_keys(config.default, shapes) if published and isinstance(config.default, Tq) else {}),
+        **({CODEBOOKS: books} if books else {}),
+        "compressed_layers": len(formats),
+        "tensors": {name: {**entry(one), "shape": list(shapes[name])} for name, one in formats.items()},
+    }
+
+
+def _published_keys(default: Tq, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+    padded = {name: shape[-1] for name, shape in shapes.items() if shape[-1] % default.group_size}
+    return {
+        "bits": default.bits,
+        "group_size": default.group_size,
+        "quantizer_seed": default.seed,
+        "orig_in_dims": padded,
+    }
+
+
+def _weights_by_saved_name(model: Any, saved: list[Pair]) -> dict[str, TqWeight]:
     """Saving took apart what loading had put together; the same conversions lead from the names on disk back."""
     transforms = getattr(model, "_weight_conversions", None) or []
     renamings = [entry for entry in transforms if isinstance(entry, WeightRenaming)]
@@ -82,8 +113,9 @@ def _weights_by_saved_name(model: Any, saved: list[Pair]) -> dict[str, Any]:
     weights = packed_weights(model)
     found = {}
     for pair in saved:
-        renamed, _ = rename_source_key(pair.name + PACKED, renamings, converters, model.base_model_prefix, state)
-        weight = weights.get(renamed.removesuffix(PACKED))
+        ending = PAIRS[pair.format][0]
+        renamed, _ = rename_source_key(pair.name + ending, renamings, converters, model.base_model_prefix, state)
+        weight = weights.get(renamed.removesuffix(ending))
         if weight is None:
             raise InputError(f"`{pair.name}` was saved, but belongs to no {QUANT_METHOD} weight of the model")
         found[pair.name] = weight

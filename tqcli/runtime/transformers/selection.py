@@ -46,10 +46,15 @@ class Selection:
 def select(model: Any, files: Any, config: TqConfig) -> Selection:
     """Linear layers and experts, without those that are left out, tied, or made from others by arithmetic on rows."""
     if config.tensors:
-        raise InputError("`tensors` describes a packed checkpoint", fix="leave it out to compress a plain one")
+        raise InputError("`tensors` describes a packed checkpoint", fix="TqConfig() compresses a plain one")
     skip = DEFAULT_SKIP if config.modules_to_not_convert is None else config.modules_to_not_convert
     tied = {*model.all_tied_weights_keys, *model.all_tied_weights_keys.values()}
     by_item = {name: False for name in _candidates(model) if name not in tied and not is_skipped(name, skip)}
+    for name in list(by_item):
+        refusal = config.default.refusal(tuple(model.get_parameter(name).shape))
+        if refusal:
+            logger.warning("`%s` stays as it is: %s", name, refusal)
+            del by_item[name]
     names = Names(model)
     tensors = read_headers(str(file) for file in files or [] if str(file).endswith(".safetensors"))
     check_plain(tensors, names)

@@ -16,7 +16,8 @@ from transformers.utils import cached_file
 
 from tqcli.checkpoint.json_object import parse_object
 from tqcli.errors import InputError
-from tqcli.formats.native import GUARD, NATIVE_FORMAT, QUANT_METHOD, TQ_CONFIG_NAME, USUAL_SEED
+from tqcli.formats.native import EXTENDED_FORMAT, GUARD, NATIVE_FORMAT, QUANT_METHOD, TQ_CONFIG_NAME, USUAL_SEED
+from tqcli.formats.native_section import CODEBOOKS
 from tqcli.runtime.transformers.headers import find_packed
 
 # A map of every tensor of the largest models takes a few MB.
@@ -61,7 +62,7 @@ def loading(name: Any, options: Mapping[str, Any]) -> Iterator[None]:
 def claim(config: Any) -> None:
     """Give `config` its `quantization_config` if the checkpoint is packed, and take off the guard.
 
-    Raises InputError for a tq_config.json that cannot be read or is not of a kind that we know.
+    Raises InputError for a tq_config.json that cannot be read, is not of a kind that we know or has other codebooks.
     """
     load = _current.get()
     section = _section(config)
@@ -72,6 +73,7 @@ def claim(config: Any) -> None:
     if section is None or _method(section) != QUANT_METHOD:
         return
     if load is not None:
+        _check_codebooks(load, config, section)
         load.claimed = True
     if getattr(config, "transformers_weights", None) == GUARD:
         config.transformers_weights = None
@@ -113,6 +115,20 @@ def _beside(load: _Load, config: Any) -> dict[str, Any] | None:
     return section if isinstance(section, dict) and section.get("quant_method") == QUANT_METHOD else None
 
 
+def _check_codebooks(load: _Load, config: Any, section: Any) -> None:
+    """Raise InputError where tq_config.json has another codebook: all weights of a width hang on it, and none would
+    look wrong by itself.
+    """
+    books = section.get(CODEBOOKS) if isinstance(section, dict) else None
+    if not isinstance(books, dict):
+        return
+    others = (_read(load, config, TQ_CONFIG_NAME) or {}).get(CODEBOOKS)
+    for bits, levels in others.items() if isinstance(others, dict) else ():
+        if books.get(bits, levels) != levels:
+            why = f"those of `{load.name}` differ at {bits} bits"
+            raise InputError(f"config.json and {TQ_CONFIG_NAME} have different codebooks", why=why)
+
+
 def _read(load: _Load, config: Any, file: str) -> dict[str, Any] | None:
     path = _find(load, config, file)
     if path is None:
@@ -151,19 +167,19 @@ def _find(load: _Load, config: Any, file: str) -> Path | None:
 def section_of(content: Mapping[str, Any]) -> dict[str, Any]:
     """The `quantization_config` that a tq_config.json stands for. Raises InputError for an unknown kind."""
     kind = content.get("format")
-    if kind != NATIVE_FORMAT:
-        raise InputError(f"{TQ_CONFIG_NAME} is of the format `{kind}`", why=f"only `{NATIVE_FORMAT}` is known")
+    if kind not in (NATIVE_FORMAT, EXTENDED_FORMAT):
+        why = f"only `{NATIVE_FORMAT}` and `{EXTENDED_FORMAT}` are known"
+        raise InputError(f"{TQ_CONFIG_NAME} is of the format `{kind}`", why=why)
     section = {"quant_method": QUANT_METHOD, "seed": content.get("quantizer_seed", USUAL_SEED)}
-    for key in ("bits", "group_size", "format_version"):
+    for key in ("bits", "group_size", "format_version", CODEBOOKS):
         if key in content:
             section[key] = content[key]
     tensors = content.get("tensors")
     if isinstance(tensors, dict):
-        section["tensors"] = {name: _geometry_only(entry) for name, entry in tensors.items()}
+        section["tensors"] = {name: entry for name, entry in tensors.items() if _is_packed(entry)}
     return section
 
 
-def _geometry_only(entry: Any) -> Any:
-    if not isinstance(entry, dict):
-        return entry
-    return {key: entry[key] for key in ("bits", "group_size", "seed") if key in entry}
+def _is_packed(entry: Any) -> bool:
+    """Plain tensors are listed too, with nothing of a format. What is no entry at all is for others to refuse."""
+    return not isinstance(entry, dict) or "bits" in entry

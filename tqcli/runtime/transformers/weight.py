@@ -6,43 +6,42 @@ finds what it expects; everything else fails loudly.
 """
 
 from collections.abc import Callable
-from math import prod
 from typing import Self
 
 import torch
 from torch import Tensor, nn
-from tq_kernels.tensors import decode_tensor
 
 from tqcli.errors import InputError
-from tqcli.runtime.transformers.geometry import Geometry
+from tqcli.formats.native_section import NativeFormat
+from tqcli.runtime.transformers.packed import Shape, decode_packed, leaves, stored_dtypes
 
 
 class TqWeight(nn.Module):
     """A packed weight of `shape`, decoded to `dtype`.
 
-    tq_packed: uint8 of any shape that holds (rows * groups, bytes a group). tq_norms: float32, (rows, groups) in any
-    shape. Both keep the shape they have on disk, so that loading copies nothing.
+    It holds two parameters, named and typed as the format has it: codes, such as `tq_packed`, and what goes with each
+    group of them, such as `tq_norms`. Both keep the shape they have on disk, so that loading copies nothing.
     """
 
-    tq_packed: nn.Parameter
-    tq_norms: nn.Parameter
-
     def __init__(
-        self,
-        shape: tuple[int, ...],
-        geometry: Geometry,
-        dtype: torch.dtype,
-        packed_shape: tuple[int, ...],
-        norms_shape: tuple[int, ...],
+        self, shape: Shape, stored_as: NativeFormat, dtype: torch.dtype, codes_shape: Shape, scales_shape: Shape
     ) -> None:
         super().__init__()
         self.weight_shape = torch.Size(shape)
-        self.geometry = geometry
+        self.stored_as = stored_as
         self.decoded_dtype = dtype
-        self.tq_packed = _empty(packed_shape, torch.uint8)
-        self.tq_norms = _empty(norms_shape, torch.float32)
+        for leaf, size, kind in zip(
+            leaves(stored_as), (codes_shape, scales_shape), stored_dtypes(stored_as), strict=True
+        ):
+            self.register_parameter(leaf, _empty(size, kind))
         # Tells the model's `_init_weights` that there is nothing here to initialise.
         self._is_hf_initialized = True
+
+    @property
+    def parts(self) -> tuple[nn.Parameter, nn.Parameter]:
+        """Codes, and what goes with them."""
+        codes, scales = leaves(self.stored_as)
+        return self.get_parameter(codes), self.get_parameter(scales)
 
     @property
     def shape(self) -> torch.Size:
@@ -62,37 +61,32 @@ class TqWeight(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the codes are; decoding happens there."""
-        return self.tq_packed.device
+        return self.parts[0].device
 
     def decode(self) -> Tensor:
         """The whole weight."""
-        return self._decode(self.tq_packed, self.tq_norms).view(self.weight_shape)
+        return self._decode(*self.parts).view(self.weight_shape)
 
     def __getitem__(self, index: int | Tensor) -> Tensor:
         """Decode along the first dimension: an expert, a row, or several by a tensor of indices."""
         if not isinstance(index, (int, Tensor)):
             raise TypeError(f"a packed weight takes a number or a tensor of them, not {type(index).__name__}")
-        items = self.weight_shape[0]
-        packed = self.tq_packed.view(items, -1)[index]
-        norms = self.tq_norms.view(items, -1)[index]
-        return self._decode(packed, norms).view(*norms.shape[:-1], *self.weight_shape[1:])
+        codes, scales = (part[index] for part in self._by_item())
+        return self._decode(codes, scales).view(*codes.shape[:-1], *self.weight_shape[1:])
 
     def slice_rows(self, start: int, stop: int) -> Tensor:
         """Decode weight[start:stop]."""
-        items = self.weight_shape[0]
-        packed = self.tq_packed.view(items, -1)[start:stop]
-        norms = self.tq_norms.view(items, -1)[start:stop]
-        return self._decode(packed, norms).view(-1, *self.weight_shape[1:])
+        return self._decode(*(part[start:stop] for part in self._by_item())).view(-1, *self.weight_shape[1:])
 
-    def _decode(self, packed: Tensor, norms: Tensor) -> Tensor:
-        columns, tables = self.weight_shape[-1], self.geometry.tables
-        count = tables.groups(columns)
-        if packed.is_meta:
+    def _by_item(self) -> tuple[Tensor, Tensor]:
+        codes, scales = (part.detach().view(self.weight_shape[0], -1) for part in self.parts)
+        return codes, scales
+
+    def _decode(self, codes: Tensor, scales: Tensor) -> Tensor:
+        if codes.is_meta:
             raise InputError("a packed weight was read while it is offloaded", why="only its owner can fetch it")
-        codes = packed.detach().view(-1, tables.bytes_per_group)
-        return decode_tensor(
-            codes, norms.detach().view(-1, count), columns, tables, self.decoded_dtype, threads=_threads()
-        )
+        columns = self.weight_shape[-1]
+        return decode_packed(self.stored_as, codes, scales, columns, self.decoded_dtype, threads=_threads())
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Move, but never convert, what is packed: `model.to(dtype)` changes what is decoded."""
@@ -107,22 +101,10 @@ class TqWeight(nn.Module):
 
     def extra_repr(self) -> str:
         """For `print(model)`."""
-        geometry = self.geometry
-        return f"{tuple(self.weight_shape)}, bits={geometry.bits}, group_size={geometry.group_size}"
+        return f"{tuple(self.weight_shape)}, {self.stored_as.label}"
 
 
-def stored_shapes(
-    shape: tuple[int, ...], geometry: Geometry, *, by_item: bool
-) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Shapes of codes and norms: two matrices as on disk, or, by item, one pair of matrices for each shape[0]."""
-    tables = geometry.tables
-    count = tables.groups(shape[-1])
-    lead = shape[:1] if by_item else ()
-    rows = prod(shape[len(lead) : -1])
-    return (*lead, rows * count, tables.bytes_per_group), (*lead, rows, count)
-
-
-def _empty(shape: tuple[int, ...], dtype: torch.dtype) -> nn.Parameter:
+def _empty(shape: Shape, dtype: torch.dtype) -> nn.Parameter:
     return nn.Parameter(torch.empty(shape, dtype=dtype, device="meta"), requires_grad=False)
 
 
