@@ -176,6 +176,20 @@ def test_moving_to_a_dtype_keeps_what_is_packed(folders, sources, ids):
         assert torch.equal(logits(load(folder).to(dtype), ids), logits(expected, ids))
 
 
+def test_modules_that_stay_in_float32(folders, monkeypatch):
+    """Some models want some weights in it whatever the dtype: those are decoded to it, and stay packed as they were."""
+    from transformers import LlamaForCausalLM
+
+    before = packed(load(folders["llama"][0], torch.float32))
+    monkeypatch.setattr(LlamaForCausalLM, "_keep_in_fp32_modules_strict", ["mlp", "self_attn", "embed_tokens"])
+    after = packed(load(folders["llama"][0], torch.bfloat16))
+    assert before.keys() == after.keys()
+    assert {weight.dtype for weight in after.values()} == {torch.float32}
+    for name, weight in after.items():
+        assert [part.dtype for part in weight.parts] == [part.dtype for part in before[name].parts]
+        assert torch.equal(weight.decode(), before[name].decode())
+
+
 @pytest.mark.parametrize("name", ["gemma4", "qwen3_moe"])
 def test_tq_config_alone_is_enough(name, sources, folders, ids, tmp_path):
     """config.json has lost its section, as where another tool wrote it anew."""

@@ -28,8 +28,6 @@ _DTYPES: Mapping[str, torch.dtype] = {
     "F16": torch.float16,
     "F32": torch.float32,
 }
-# Never floats: nothing may cast them.
-CODE_DTYPES = ("U8", "I8", "I16")
 
 
 def leaves(stored_as: NativeFormat) -> tuple[str, str]:

@@ -21,7 +21,7 @@ from tqcli.runtime.transformers.homes import Home, check_plain, find_homes, plac
 from tqcli.runtime.transformers.hooks import keep_offloaded_dtypes
 from tqcli.runtime.transformers.names import Names, unsuffixed_renamings
 from tqcli.runtime.transformers.operations import DecodePacked, EncodeOnLoad, Plain
-from tqcli.runtime.transformers.packed import CODE_DTYPES, bytes_a_weight, stored_shapes
+from tqcli.runtime.transformers.packed import bytes_a_weight, stored_shapes
 from tqcli.runtime.transformers.selection import Selection, select
 from tqcli.runtime.transformers.watch import check_watched, watch
 from tqcli.runtime.transformers.weight import TqWeight
@@ -68,11 +68,11 @@ class TqHfQuantizer(HfQuantizer):  # type: ignore[misc]
         planned = planned_dtype(model, dtype)
         plain: dict[str, Plain] = {}
         for home in homes:
-            declared = parameters[home.name].dtype
+            decoded = planned(home.name, parameters[home.name].dtype)
             if swap.kind_of(model, home.name) is swap.Kind.PLAIN:
-                plain[home.name] = _plain(home, planned(home.name, declared))
+                plain[home.name] = _plain(home, decoded)
             else:
-                weight = TqWeight(home.shape, home.stored_as, declared, home.codes_shape, home.scales_shape)
+                weight = TqWeight(home.shape, home.stored_as, decoded, home.codes_shape, home.scales_shape)
                 swap.put(model, home.name, weight)
         self._conversions = [
             *unsuffixed_renamings(entry.pair.name for entry in placed if entry.unsuffixed),
@@ -84,9 +84,8 @@ class TqHfQuantizer(HfQuantizer):  # type: ignore[misc]
         return self._conversions
 
     def get_new_dtype(self, converter: Any, param: Any, dtype: Any) -> Any:
-        """Codes are never cast, nor scales on their way through our conversion; elsewhere `settle` sees to those."""
-        is_code = hasattr(param, "get_dtype") and param.get_dtype() in CODE_DTYPES
-        if is_code or any(isinstance(operation, DecodePacked) for operation in getattr(converter, "operations", ())):
+        """Scales keep their dtype on their way through our conversion."""
+        if any(isinstance(operation, DecodePacked) for operation in getattr(converter, "operations", ())):
             return None
         return super().get_new_dtype(converter, param, dtype)
 
