@@ -10,7 +10,9 @@ from transformers import AutoModelForCausalLM
 
 import tqcli
 from tqcli.errors import InputError
+from tqcli.formats.tq import Tq
 from tqcli.formats.trellis import Trellis
+from tqcli.formats.uniform import Uniform
 from tqcli.runtime.transformers.selection import DEFAULT_SKIP, is_skipped
 from tqcli.runtime.transformers.weight import TqWeight
 
@@ -63,6 +65,56 @@ def test_trellis(name, options, sources, tmp_path, ids):
     section = json.loads((tmp_path / "x" / "config.json").read_text())["quantization_config"]
     assert section == mixed.section(stored_as, formats)
     expected = mixed.reference(sources[name], tensors, formats, torch.bfloat16)
+    with torch.no_grad():
+        assert torch.equal(model(ids).logits, expected(ids).logits)
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("name", ["gemma4", "qwen3_moe", "llama", "qwen3"])
+def test_embeddings(name, bits, sources, tmp_path, ids):
+    """The table, and the head: tied to it, or a matrix of its own."""
+
+    def choose(one, shape):
+        if "embed_tokens" in one or "lm_head" in one:
+            return Uniform(bits=bits)
+        return Tq(bits=3) if pack.is_packed_by_default(one, list(shape)) else None
+
+    tensors, formats = mixed.pack_tensors(sources[name], choose)
+    model = compress(sources[name], embeddings=bits)
+    model.save_pretrained(tmp_path / "x")
+    saved = pack.tensors_of(tmp_path / "x")
+    assert sorted(saved) == sorted(tensors)
+    assert all(torch.equal(saved[key], tensor) for key, tensor in tensors.items())
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "x", dtype=torch.bfloat16)
+    expected = mixed.reference(sources[name], tensors, formats, torch.bfloat16)
+    with torch.no_grad():
+        assert torch.equal(model(ids).logits, expected(ids).logits)
+        assert torch.equal(again(ids).logits, expected(ids).logits)
+
+
+def test_one_config_for_several_models(sources, tmp_path):
+    """Saving one of them leaves it as it was."""
+    config = tqcli.TqConfig(embeddings=8)
+    for name in ("llama", "qwen3"):
+        model = AutoModelForCausalLM.from_pretrained(sources[name], quantization_config=config)
+        model.save_pretrained(tmp_path / name)
+        again = AutoModelForCausalLM.from_pretrained(tmp_path / name)
+        assert isinstance(again.get_input_embeddings().weight, TqWeight)
+
+
+def test_embeddings_that_the_callers_list_names(sources):
+    model = compress(sources["qwen3"], embeddings=8, modules_to_not_convert=["lm_head"])
+    assert isinstance(model.get_input_embeddings().weight, TqWeight)
+    assert not isinstance(model.get_output_embeddings().weight, TqWeight)
+
+
+def test_an_embedding_whose_tied_head_is_on_disk_too(sources, tmp_path, caplog, ids):
+    """transformers says which of the two counts; nothing is packed that it might not take."""
+    tensors = pack.tensors_of(sources["llama"])
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
+    folder = pack.write(sources["llama"], tmp_path / "x", tensors)
+    model, expected = compress(folder, embeddings=8), compress(sources["llama"])
+    assert "embed_tokens" in caplog.text
     with torch.no_grad():
         assert torch.equal(model(ids).logits, expected(ids).logits)
 
@@ -148,6 +200,8 @@ def test_a_typing_error_in_an_option():
         {"scale": "best"},
         {"modules_to_not_convert": "lm_head"},
         {"format": "uniform"},
+        {"embeddings": 3},
+        {"embeddings": True},
         {"rotation": "none"},
         {"format": "trellis", "rotation": "fourier"},
         {"format": "trellis", "candidates": 2},

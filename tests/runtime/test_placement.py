@@ -86,7 +86,7 @@ def test_offloaded_packed_embedding(sources, tmp_path, ids):
 @pytest.mark.parametrize("name", ["gemma4", "qwen3_moe"])
 def test_compressed_while_loading(name, sources, tmp_path, ids):
     """Placed on the CPU, or partly offloaded: the same model."""
-    config = tqcli.TqConfig(scale="norm")
+    config = tqcli.TqConfig(scale="norm", embeddings=8)
     expected = logits(load(sources[name], quantization_config=config), ids)
     everywhere = load(sources[name], quantization_config=config, device_map="auto")
     assert torch.equal(logits(everywhere, ids), expected)

@@ -14,6 +14,7 @@ from tqcli.formats.native import FORMAT_VERSION, QUANT_METHOD, USUAL_SEED
 from tqcli.formats.native_section import NativeFormat, read_format, section
 from tqcli.formats.tq import Tq
 from tqcli.formats.trellis import Trellis
+from tqcli.formats.uniform import Uniform
 
 _ON_LOADING: Mapping[str, type[Tq] | type[Trellis]] = {"tq": Tq, "trellis": Trellis}
 # What published checkpoints leave unsaid.
@@ -29,6 +30,7 @@ class TqConfig(QuantizationConfigMixin):  # type: ignore[misc]
     "norm" as the published encoder does, "search" (where nothing is said) with less error.
     Of trellis: rotation: "hadamard" (where nothing is said) or "none"; candidates: how many scales are tried a group,
     1, 3 (where nothing is said), 5 or 7.
+    embeddings: 8 or 4 bits for embedding and head, in the format "uniform"; None leaves them as they are.
     modules_to_not_convert: path components, such as "router" or "mlp.gate", anywhere in a module's name; None for
     the default: routers, embeddings, head, vision, audio.
     The weights are encoded from the dtype that the model is loaded in. Raises InputError for values out of range.
@@ -45,11 +47,13 @@ class TqConfig(QuantizationConfigMixin):  # type: ignore[misc]
         format: Literal["tq", "trellis"] = "tq",  # noqa: A002  # as recipes call it
         rotation: Literal["hadamard", "none"] | None = None,
         candidates: int | None = None,
+        embeddings: Literal[4, 8] | None = None,
     ) -> None:
         options = {"group_size": group_size, "scale": scale, "rotation": rotation, "candidates": candidates}
         given = {key: value for key, value in options.items() if value is not None}
         self.quant_method = QUANT_METHOD
         self.default: NativeFormat = _format(format, {"bits": bits, "seed": seed, **given})
+        self.embeddings = None if embeddings is None else _uniform(embeddings)
         self.modules_to_not_convert = _names(modules_to_not_convert)
         self.tensors: dict[str, NativeFormat] = {}
         self.format_version: int | None = FORMAT_VERSION
@@ -111,6 +115,12 @@ def _format(name: str, options: Mapping[str, Any]) -> NativeFormat:
         problem = error.errors()[0]
         key = ".".join(map(str, problem["loc"]))
         raise InputError(f"{key} is `{problem['input']}`", why=f"`{name}`: {problem['msg']}") from error
+
+
+def _uniform(bits: Any) -> Uniform:
+    if type(bits) is not int or bits not in (4, 8):
+        raise InputError(f"embeddings is `{bits}`", why="known are `8`, `4` and None")
+    return Uniform.model_validate({"bits": bits})
 
 
 def _overrides(said: Mapping[str, Any]) -> dict[str, NativeFormat]:

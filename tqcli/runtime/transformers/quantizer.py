@@ -22,7 +22,7 @@ from tqcli.runtime.transformers.hooks import keep_offloaded_dtypes
 from tqcli.runtime.transformers.names import Names, unsuffixed_renamings
 from tqcli.runtime.transformers.operations import DecodePacked, EncodeOnLoad, Plain
 from tqcli.runtime.transformers.packed import bytes_a_weight, stored_shapes
-from tqcli.runtime.transformers.selection import Selection, select
+from tqcli.runtime.transformers.selection import Chosen, select
 from tqcli.runtime.transformers.watch import check_watched, watch
 from tqcli.runtime.transformers.weight import TqWeight
 
@@ -40,7 +40,7 @@ class TqHfQuantizer(HfQuantizer):  # type: ignore[misc]
     def __init__(self, quantization_config: TqConfig, **kwargs: Any) -> None:
         super().__init__(quantization_config, **kwargs)
         self._config = quantization_config
-        self._selection = Selection({})
+        self._chosen: dict[str, Chosen] = {}
         self._conversions: list[Any] = []
 
     def _process_model_before_weight_loading(
@@ -51,8 +51,8 @@ class TqHfQuantizer(HfQuantizer):  # type: ignore[misc]
         if self.pre_quantized:
             self._prepare_packed(model, checkpoint_files, dtype)
         else:
-            self._selection = select(model, checkpoint_files, self._config)
-        experts.use(model, packed=[*swap.packed_weights(model), *self._selection.by_item])
+            self._chosen = select(model, checkpoint_files, self._config)
+        experts.use(model, packed=[*swap.packed_weights(model), *self._chosen])
         expected = expectations(model, dtype)
         watch(model, settle=lambda: settle(model, expected), allow_unexpected=not self.pre_quantized)
         return model
@@ -92,16 +92,16 @@ class TqHfQuantizer(HfQuantizer):  # type: ignore[misc]
     def param_needs_quantization(self, model: Any, param_name: str, **kwargs: Any) -> bool:
         """Whether a plain parameter is to be encoded as it comes."""
         del model, kwargs
-        return not self.pre_quantized and param_name in self._selection.by_item
+        return not self.pre_quantized and param_name in self._chosen
 
     def get_quantize_ops(self) -> EncodeOnLoad:
         """The operation for such a parameter."""
         return EncodeOnLoad(self._make_room)
 
     def _make_room(self, model: Any, name: str, missing_keys: Any) -> TqWeight:
-        parameter = model.get_parameter(name)
-        shapes = stored_shapes(tuple(parameter.shape), self._config.default, by_item=self._selection.by_item[name])
-        weight = TqWeight(tuple(parameter.shape), self._config.default, parameter.dtype, *shapes)
+        parameter, chosen = model.get_parameter(name), self._chosen[name]
+        shapes = stored_shapes(tuple(parameter.shape), chosen.stored_as, by_item=chosen.by_item)
+        weight = TqWeight(tuple(parameter.shape), chosen.stored_as, parameter.dtype, *shapes)
         gone = [name, *swap.put(model, name, weight)]
         if missing_keys is not None:
             missing_keys.difference_update(gone)
@@ -115,14 +115,14 @@ class TqHfQuantizer(HfQuantizer):  # type: ignore[misc]
     def param_element_size(self, model: Any, param_name: str, param: Any) -> float:
         """Bytes an element of a parameter as it will be; packed ones already are."""
         if self.param_needs_quantization(model, param_name):
-            return self.quantized_element_size
+            return bytes_a_weight(tuple(param.shape), self._chosen[param_name].stored_as)
         size: int = param.element_size()
         return size
 
     def _process_model_after_weight_loading(self, model: Any, **kwargs: Any) -> Any:
         del kwargs
         check_watched(model)
-        left = [name for name in self._selection.by_item if not isinstance(model.get_submodule(name), TqWeight)]
+        left = [name for name in self._chosen if not isinstance(model.get_submodule(name), TqWeight)]
         if left:
             raise InputError(f"`{left[0]}` was not compressed", why=f"nor were {len(left) - 1} others")
         weights = swap.packed_weights(model)

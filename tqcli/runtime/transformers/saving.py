@@ -25,7 +25,7 @@ from tqcli.formats.native import (
     TQ_CONFIG_NAME,
     version_of,
 )
-from tqcli.formats.native_section import CODEBOOKS, NativeFormat, codebooks, entry
+from tqcli.formats.native_section import CODEBOOKS, NativeFormat, codebooks, entry, section
 from tqcli.formats.tq import Tq
 from tqcli.runtime.transformers.config import TqConfig
 from tqcli.runtime.transformers.headers import Pair, pairs, read_headers
@@ -62,14 +62,14 @@ def _completing(original: Callable[..., Any]) -> Callable[..., Any]:
 def _complete(model: Any, config: TqConfig, folder: Path) -> None:
     saved = pairs(read_headers(sorted(folder.glob("*.safetensors"))))
     weights = _weights_by_saved_name(model, saved)
-    config.describe({name: weight.stored_as for name, weight in weights.items()})
-    shapes = {pair.name: _shape(pair, weights[pair.name]) for pair in saved}
-    record = _record(config, {name: weight.stored_as for name, weight in weights.items()}, shapes)
+    formats = {name: weight.stored_as for name, weight in weights.items()}
+    record = _record(config, formats, {pair.name: _shape(pair, weights[pair.name]) for pair in saved})
     original = Path(getattr(model.config, "name_or_path", "") or "").name
     _write(folder / TQ_CONFIG_NAME, {**record, "original_model": original})
     config_file = folder / "config.json"
     content = json.loads(config_file.read_text("utf-8"))
-    _write(config_file, {**content, "transformers_weights": GUARD, "quantization_config": config.to_dict()})
+    described = section(config.default, formats)
+    _write(config_file, {**content, "transformers_weights": GUARD, "quantization_config": described})
 
 
 def _shape(pair: Pair, weight: TqWeight) -> tuple[int, ...]:
