@@ -14,7 +14,7 @@ from tq_kernels import trellis
 from tq_kernels.tensor_rows import as_array, by_rows, check_pair, dtype_name
 from tq_kernels.trellis import TrellisTables
 
-# Weights that plain torch decodes at a time; each takes some 16 bytes meanwhile.
+# Weights that plain torch decodes at a time; each takes some 30 bytes meanwhile.
 _CHUNK_WEIGHTS = 1 << 23
 
 

@@ -150,6 +150,19 @@ def test_refused():
         uniform_tensors.decode_tensor(codes, scales, 100, 8, 64, torch.float32)
 
 
+@pytest.mark.parametrize("dtype", NAMES)
+def test_other_devices_take_plain_torch(dtype):
+    """The meta device has no numbers, but refuses to mix its tensors with the CPU's."""
+    for rotation in ("hadamard", "none"):
+        stored = (part.to("meta") for part in as_tensors(trellis_weight(3, 368, 3)))
+        found = trellis_tensors.decode_tensor(*stored, 368, codec.tables(3, rotation, 42, 3), dtype)
+        assert (found.device.type, found.shape, found.dtype) == ("meta", (3, 368), dtype)
+    for bits in (4, 8):
+        stored = (part.to("meta") for part in as_tensors(uniform_weight(3, 99, bits, 32)))
+        found = uniform_tensors.decode_tensor(*stored, 99, bits, 32, dtype)
+        assert (found.device.type, found.shape, found.dtype) == ("meta", (3, 99), dtype)
+
+
 def test_rows_are_cut_whole_and_once(monkeypatch):
     monkeypatch.setattr(tensor_rows, "_PIECE_BYTES", 10)
     seen, lock = [], threading.Lock()

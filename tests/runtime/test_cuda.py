@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from support import pack
+from support import mixed, pack
 from transformers import AutoModelForCausalLM
 
 import tqcli
@@ -29,6 +29,19 @@ def test_logits(name, folder, request, ids):
     assert all(weight.device.type == "cuda" for weight in held)
     expected = logits(AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32), ids)
     torch.testing.assert_close(logits(model, ids), expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["gemma4", "qwen3_moe", "llama", "qwen3"])
+def test_weights_of_all_formats(name, sources, tmp_path, ids):
+    """Decoded there to the same bits."""
+    folder = mixed.write(sources[name], tmp_path / "x", *mixed.pack_tensors(sources[name]))
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, device_map="cuda")
+    here = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    for there, weight in zip(model.modules(), here.modules(), strict=True):
+        if isinstance(weight, TqWeight):
+            assert there.device.type == "cuda"
+            assert torch.equal(there.decode().cpu(), weight.decode())
+    torch.testing.assert_close(logits(model, ids), logits(here, ids), rtol=1e-3, atol=1e-3)
 
 
 def test_moved_there(ours, ids):
