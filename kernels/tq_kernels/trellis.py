@@ -81,7 +81,7 @@ def encode(
     check_matrix(weight, dtype, GROUPS[-1])
     rows, columns = weight.shape
     _, library = selected()
-    if library is None or not hasattr(library.handle, "tq_trellis_encode"):
+    if library is None:
         return trellis_reference.encode(weight, dtype, tables)
     codes = np.empty((rows, columns * tables.bits // 8), dtype=np.uint8)
     meta = np.empty((rows, len(groups(columns))), dtype=np.int16)
@@ -105,7 +105,7 @@ def decode(
     if dtype not in NUMPY:
         raise ValueError(f"dtype must be one of {', '.join(NUMPY)}, not {dtype}")
     _, library = selected()
-    if library is None or not hasattr(library.handle, "tq_trellis_decode"):
+    if library is None:
         return trellis_reference.decode(codes, meta, columns, tables, dtype)
     weight = np.empty((len(codes), columns), dtype=NUMPY[dtype])
     _decode_native(library, codes, meta, dtype, tables, weight)

@@ -1,0 +1,103 @@
+// Vectors of the trellis kernels: one group lies along the lanes. The compiler's generic vectors take the width of the
+// instruction set.
+#pragma once
+
+#include "floats.h"
+#include "lanes.h"
+#include "unroll.h"
+
+namespace tq {
+namespace {
+
+typedef int16_t Shorts __attribute__((vector_size(kLaneBytes)));
+typedef int16_t HalfShorts __attribute__((vector_size(kLaneBytes / 2)));  // as many as there are Floats
+typedef uint16_t HalfWords __attribute__((vector_size(kLaneBytes / 2)));
+
+constexpr int kShorts = kLaneBytes / 2;
+
+template <class Vector>
+TQ_INLINE Vector read(const void* from) {
+  Vector value;
+  std::memcpy(&value, from, sizeof value);
+  return value;
+}
+
+template <class Vector>
+TQ_INLINE void write(void* to, Vector value) {
+  std::memcpy(to, &value, sizeof value);
+}
+
+// Lane i takes what lane i ^ Distance holds.
+template <int Distance, class Vector, class Whole, int... I>
+TQ_INLINE Vector swapped_of(Vector value, std::integer_sequence<int, I...>) {
+#if defined(__clang__)
+  return __builtin_shufflevector(value, value, (I ^ Distance)...);
+#else
+  return __builtin_shuffle(value, Whole{(I ^ Distance)...});
+#endif
+}
+
+template <int Distance>
+TQ_INLINE Floats swapped(Floats value) {
+  return swapped_of<Distance, Floats, Integers>(value, std::make_integer_sequence<int, kLanes>{});
+}
+
+template <int Distance>
+TQ_INLINE Words swapped(Words value) {
+  return swapped_of<Distance, Words, Integers>(value, std::make_integer_sequence<int, kLanes>{});
+}
+
+template <int Distance>
+TQ_INLINE Shorts swapped(Shorts value) {
+  return swapped_of<Distance, Shorts, Shorts>(value, std::make_integer_sequence<int, kShorts>{});
+}
+
+// The lanes whose number has bit Distance set, negated.
+template <int Distance, int... I>
+TQ_INLINE Floats negated_of(Floats value, std::integer_sequence<int, I...>) {
+  return (Floats)((Words)value ^ Words{((I & Distance) ? 0x80000000u : 0u)...});
+}
+
+template <int Distance, int... I>
+TQ_INLINE Shorts negated_of(Shorts value, std::integer_sequence<int, I...>) {
+  return value * Shorts{static_cast<int16_t>((I & Distance) ? -1 : 1)...};
+}
+
+template <int Distance>
+TQ_INLINE Floats negated(Floats value) {
+  return negated_of<Distance>(value, std::make_integer_sequence<int, kLanes>{});
+}
+
+template <int Distance>
+TQ_INLINE Shorts negated(Shorts value) {
+  return negated_of<Distance>(value, std::make_integer_sequence<int, kShorts>{});
+}
+
+// The Walsh-Hadamard transform of N vectors of LANES lanes without a factor, distances 1, 2, 4, ...
+template <int LANES, int Distance = 1, class Vector, int N>
+TQ_INLINE void transform(Vector (&value)[N]) {
+  if constexpr (Distance < LANES) {
+    each<N>([&](auto i) TQ_LAMBDA { value[i] = swapped<Distance>(value[i]) + negated<Distance>(value[i]); });
+    transform<LANES, 2 * Distance>(value);
+  } else if constexpr (Distance < LANES * N) {
+    constexpr int kApart = Distance / LANES;
+    each<N>([&](auto i) TQ_LAMBDA {
+      if constexpr ((i & kApart) == 0) {
+        const Vector left = value[i], right = value[i + kApart];
+        value[i] = left + right;
+        value[i + kApart] = left - right;
+      }
+    });
+    transform<LANES, 2 * Distance>(value);
+  }
+}
+
+// What the combination of all lanes is, in every lane: the upper half of the lanes is joined to the lower one, and so on.
+template <int Distance = kLanes / 2, class Vector, class Join>
+TQ_INLINE Vector joined(Vector value, Join join) {
+  if constexpr (Distance == 0) return value;
+  else return joined<Distance / 2>(join(value, swapped<Distance>(value)), join);
+}
+
+}  // namespace
+}  // namespace tq
