@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tqcli.cli.options import Base, Format, Revision, Workers, parse_size
+from tqcli.cli.budget import WantedSize, choice_data, choose_bits, print_choice, wanted_size
+from tqcli.cli.options import Base, BitsPerWeight, Budget, Calibrate, Format, Revision, Workers, parse_size
 from tqcli.cli.out import Out, OutputFormat, command, shards, size
 from tqcli.cli.plan import plan_data, print_plan
 from tqcli.cli.recipes import print_recipes
@@ -32,6 +33,9 @@ def convert_command(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", "-n", help="Print the plan and its exact size; write nothing.")
     ] = False,
+    budget: Budget = None,
+    bits_per_weight: BitsPerWeight = None,
+    calibrate: Calibrate = None,
     revision: Revision = None,
     stream: Annotated[bool, typer.Option("--stream", help="Read a Hub model by byte ranges; never store it.")] = False,
     from_quantized: Annotated[
@@ -58,6 +62,8 @@ def convert_command(
       tq convert ./model out/ --recipe tq3-sensitive --set seed=7
 
       tq convert ./model --dry-run
+
+      tq convert ./model out/ --budget 11GB
     """
     with command(output_format, kept=_KEPT) as out:
         if list_recipes:
@@ -67,14 +73,14 @@ def convert_command(
             raise InputError("which model?", fix="`tq convert MODEL OUT`, or `--recipes`")
         _convert(
             out, model, output, recipe, changes or [], dry_run, from_quantized, revision, base, stream,
-            overwrite, shard_size, workers, verify_all,
+            overwrite, shard_size, workers, verify_all, wanted_size(budget, bits_per_weight, calibrate),
         )  # fmt: skip
 
 
 def _convert(
     out: Out, model: str, output: Path | None, recipe: str, changes: list[str], dry_run: bool, from_quantized: bool,
     revision: str | None, base: str | None, stream: bool, overwrite: bool, shard_size: str, workers: int | None,
-    verify_all: bool,
+    verify_all: bool, wanted: WantedSize | None,
 ) -> None:  # fmt: skip
     from tqcli import job
     from tqcli.cli.progress import progress_bar
@@ -83,10 +89,16 @@ def _convert(
     if stream and verify_all:
         raise InputError("`--all` cannot go with `--stream`", why="a streamed source is not kept to compare with")
     threads = workers or default_workers()
-    plan = job.plan_job(job.Job(model, recipe, changes, from_quantized, revision, parse_size(shard_size), base))
+    asked = job.Job(model, recipe, changes, from_quantized, revision, parse_size(shard_size), base)
+    plan = job.plan_job(asked)
+    choice = choose_bits(out, plan, asked, wanted, threads) if wanted else None
+    plan = choice.plan if choice else plan
     print_plan(out, plan, recipe, output, job.memory_needed(plan, threads))
+    if choice:
+        print_choice(out, choice)
+    planned = plan_data(plan, recipe) | (choice_data(choice) if choice else {})
     if dry_run:
-        out.result(plan_data(plan, recipe), str(plan.file_bytes))
+        out.result(planned, str(plan.file_bytes))
         return
     if output is None:
         raise InputError("where to?", fix="`tq convert MODEL OUT`, or `--dry-run`")
@@ -102,7 +114,7 @@ def _convert(
         )
     _print_done(out, plan, done, output)
     ending = {"output": str(output), "written": done.written, "verified": report_data(done.report)}
-    out.result(plan_data(plan, recipe) | ending, str(output))
+    out.result(planned | ending, str(output))
 
 
 def _print_done(out: Out, plan: "Plan", done: "Done", output: Path) -> None:

@@ -1,6 +1,7 @@
 """Arguments and options that several commands share, and how their values are read."""
 
 import re
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -16,6 +17,17 @@ _SIZE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,6})?)\s*([A-Za-z]{0,3})")
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub model.", metavar="REV")]
 Format = Annotated[OutputFormat, typer.Option("--format", help="How to print the result.")]
 Workers = Annotated[int | None, typer.Option(min=1, max=256, help="Threads. [default: processors]", metavar="N")]
+Budget = Annotated[
+    str | None,
+    typer.Option(help="Choose the bits of each role and layer so that the weight files fit.", metavar="SIZE"),
+]
+BitsPerWeight = Annotated[
+    float | None, typer.Option(min=0.1, max=32, help="The same by mean bits of all weights.", metavar="N")
+]
+Calibrate = Annotated[
+    Path | None,
+    typer.Option(help="Measure what each layer's bits are worth on this text; runs the original.", metavar="TEXT"),
+]
 Base = Annotated[
     str | None, typer.Option("--base", help="Model that has the tensors that MODEL lacks.", metavar="MODEL")
 ]
