@@ -17,6 +17,7 @@ from tq_kernels.floats import narrow, widen
 from tqcli.architectures.base import find
 from tqcli.checkpoint.reader import Checkpoint
 from tqcli.formats.base import AbsmaxFormat, Format
+from tqcli.formats.native import version_of
 from tqcli.layouts.base import layout_of
 from tqcli.layouts.originals import original_weights
 from tqcli.plan import Plan, make_plan
@@ -78,7 +79,7 @@ def _row(
         file_bytes=plan.file_bytes,
         gaussian_error=_mean(parameters, gaussian),
         trained_error=_mean(parameters, {one: trained.get(key_of(one)) for one in parameters}),
-        loaders="tqcli" if _has_cut_blocks(plan) else _LOADERS[plan.layout],
+        loaders="tqcli" if _is_ours_alone(plan) else _LOADERS[plan.layout],
     )
 
 
@@ -89,10 +90,11 @@ def _plan(recipe: Recipe, model: Checkpoint) -> Plan:
     return make_plan(model, architecture, recipe, arrangement, lambda made: layout.lay_out(made, model, _SHARD_BYTES))
 
 
-def _has_cut_blocks(plan: Plan) -> bool:
-    """vLLM takes FP8 in blocks only where every matrix is cut into whole ones."""
+def _is_ours_alone(plan: Plan) -> bool:
+    """The other readers of the native layout know one format; vLLM takes FP8 only in blocks that are whole."""
+    formats = {one.format.format for one in plan.packed if one.format}
     shapes = (one.weight.shape for one in plan.packed if one.format and one.format.block_rows > 1)
-    return any(size % _BLOCK for shape in shapes for size in shape)
+    return version_of(formats) > 1 or any(size % _BLOCK for shape in shapes for size in shape)
 
 
 def _mean(parameters: Mapping[Format, int], errors: Mapping[Format, float | None]) -> float | None:

@@ -36,7 +36,7 @@ def section(default: NativeFormat, formats: Mapping[str, NativeFormat]) -> dict[
     """
     every = (default, *formats.values())
     version = version_of(one.format for one in every)
-    books = codebooks(every)
+    books = codebooks(formats.values())
     differing = {name: entry(one) for name, one in formats.items() if entry(one) != entry(default)}
     return {
         "quant_method": QUANT_METHOD,
