@@ -36,13 +36,14 @@ def section(default: NativeFormat, formats: Mapping[str, NativeFormat]) -> dict[
     """
     every = (default, *formats.values())
     version = version_of(one.format for one in every)
-    books = codebooks(formats.values())
+    # Readers read the default too, even where no weight is in it.
+    books = {**codebooks([default]), **codebooks(formats.values())}
     differing = {name: entry(one) for name, one in formats.items() if entry(one) != entry(default)}
     return {
         "quant_method": QUANT_METHOD,
         "format_version": version,
         **_without_format(entry(default), version),
-        **({CODEBOOKS: books} if books else {}),
+        **({CODEBOOKS: dict(sorted(books.items()))} if books else {}),
         **({"tensors": {name: _without_format(one, version) for name, one in differing.items()}} if differing else {}),
         "tool": f"tqcli {__version__}",
     }
