@@ -80,7 +80,7 @@ TQ_NOINLINE void find_coordinates(const float* weight, const float* signs, float
   to.inverse = deviation / __builtin_sqrtf(bits == 0 ? 1.0f : mean);
   each<kVectors>([&](auto i) TQ_LAMBDA {
     const Integers whole = (Integers)(value[i] * to.inverse + kIntegerAt) - static_cast<int32_t>(to_bits(kIntegerAt));
-    write(to.at + i * kLanes, __builtin_convertvector(whole, HalfShorts));
+    write(to.at + i * kLanes, narrowed((Words)whole & 0xFFFFu));
   });
 }
 

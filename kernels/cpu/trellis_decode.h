@@ -32,8 +32,7 @@ TQ_NOINLINE void read_numbers(const Numbers& reader, const Stream& stream, bool 
 template <class Type, int G>
 TQ_NOINLINE void write_weights(const int16_t* numbers, float factor, const float* signs, uint8_t* weight) {
   for (int i = 0; i < G; i += kLanes) {
-    const Integers whole = __builtin_convertvector(read<HalfShorts>(numbers + i), Integers);
-    Floats value = __builtin_convertvector(whole, Floats) * factor;
+    Floats value = __builtin_convertvector(widened(read<HalfShorts>(numbers + i)), Floats) * factor;
     if (signs != nullptr) value *= read<Floats>(signs + i);
     Type::store(weight + i * Type::kBytes, value);
   }

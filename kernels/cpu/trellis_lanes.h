@@ -6,6 +6,10 @@
 #include "lanes.h"
 #include "unroll.h"
 
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
 namespace tq {
 namespace {
 
@@ -25,6 +29,39 @@ TQ_INLINE Vector read(const void* from) {
 template <class Vector>
 TQ_INLINE void write(void* to, Vector value) {
   std::memcpy(to, &value, sizeof value);
+}
+
+// Between 16 and 32 bits: compilers' own conversions of vectors are slow ones.
+TQ_INLINE Integers widened(HalfShorts value) {
+#if defined(__AVX512F__)
+  return (Integers)_mm512_cvtepi16_epi32((__m256i)value);
+#elif defined(__AVX2__)
+  return (Integers)_mm256_cvtepi16_epi32((__m128i)value);
+#else
+  return __builtin_convertvector(value, Integers);
+#endif
+}
+
+TQ_INLINE Words widened(HalfWords value) {
+#if defined(__AVX512F__)
+  return (Words)_mm512_cvtepu16_epi32((__m256i)value);
+#elif defined(__AVX2__)
+  return (Words)_mm256_cvtepu16_epi32((__m128i)value);
+#else
+  return __builtin_convertvector(value, Words);
+#endif
+}
+
+// Values of 16 bits.
+TQ_INLINE HalfWords narrowed(Words value) {
+#if defined(__AVX512F__)
+  return (HalfWords)_mm512_cvtepi32_epi16((__m512i)value);
+#elif defined(__AVX2__)
+  const __m256i halves = _mm256_packus_epi32((__m256i)value, (__m256i)value);
+  return (HalfWords)_mm256_castsi256_si128(_mm256_permute4x64_epi64(halves, 0x08));
+#else
+  return __builtin_convertvector(value, HalfWords);
+#endif
 }
 
 // Lane i takes what lane i ^ Distance holds.

@@ -12,7 +12,7 @@ namespace {
 
 constexpr int kLowered = 8;  // weights after which the least sum is subtracted
 
-// The ways of two steps for each state: bytes 2 * lane and 2 * lane + 1.
+// The ways of two steps for each state: bytes 2 * state and 2 * state + 1; only their lowest bits count.
 template <int BITS>
 struct alignas(64) Ways {
   uint8_t at[2 * Trellis<BITS>::kStates];
@@ -54,8 +54,7 @@ struct Search {
       each<8>([&](auto i) TQ_LAMBDA {
         constexpr int kAt = 7 - i;
         each<kTogether>([&](auto g) TQ_LAMBDA {
-          const int lane = Paths::lane(static_cast<int>(bits[g] & (kStates - 1)));
-          const uint64_t way = ways[g][start / 2 + kAt / 2].at[2 * lane + kAt % 2];
+          const uint64_t way = ways[g][start / 2 + kAt / 2].at[2 * (bits[g] & (kStates - 1)) + kAt % 2];
           bits[g] = bits[g] << BITS | (way & kWayMask);
         });
       });

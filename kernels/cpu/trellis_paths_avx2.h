@@ -42,11 +42,15 @@ struct CommonAvx2 {
     return sums;
   }
 
+  // The lower bytes of two steps.
+  static TQ_INLINE __m256i both(__m256i first, __m256i second) {
+    const __m256i low = _mm256_and_si256(first, _mm256_set1_epi16(0xFF));
+    return _mm256_or_si256(low, _mm256_slli_epi16(second, 8));
+  }
+
   TQ_INLINE void keep(const Metrics& first, const Metrics& second, uint8_t* ways) const {
     each<kVectors>([&](auto v) TQ_LAMBDA {
-      const __m256i low = _mm256_and_si256(first.at[v], _mm256_set1_epi16(0xFF));
-      const __m256i both = _mm256_or_si256(low, _mm256_slli_epi16(second.at[v], 8));
-      _mm256_store_si256(reinterpret_cast<__m256i*>(ways + 32 * v), both);
+      _mm256_store_si256(reinterpret_cast<__m256i*>(ways + 32 * v), both(first.at[v], second.at[v]));
     });
   }
 };
@@ -71,7 +75,7 @@ struct Avx2Paths;
 // 64 states in four vectors; a way has the 16 states 4 * i + way before, each leading to four. A transposition brings
 // them together: pairs of i within half vectors, then the vectors, then the halves.
 template <>
-struct Avx2Paths<2> : CommonAvx2<2, 2> {
+struct Avx2Paths<2> : CommonAvx2<2, 4> {
   static TQ_INLINE int least_state(const Metrics& sums) { return least_state_256<Avx2Paths>(sums); }
 
   TQ_INLINE Metrics step(const Metrics& sums, const uint16_t* costs) const {
@@ -101,12 +105,20 @@ struct Avx2Paths<2> : CommonAvx2<2, 2> {
 // 32 states in two vectors, in an order that makes the transposition short: states 4 * i + r, r = 0..3, stand together,
 // i = 0 4 1 5 in the first vector and 2 6 3 7 in the second. A way has the states way + 8 * i before.
 template <>
-struct Avx2Paths<3> : CommonAvx2<3, 2> {
+struct Avx2Paths<3> : CommonAvx2<3, 4> {
   static constexpr int lane(int state) {
     return (state & 3) | (state & 8) << 1 | (state & 4) << 1 | (state & 16) >> 2;
   }
   static constexpr int place(int way, int state) { return way * kStates + lane(state); }
   static TQ_INLINE int least_state(const Metrics& sums) { return least_state_256<Avx2Paths>(sums); }
+
+  // Ways stand in the order of the states.
+  TQ_INLINE void keep(const Metrics& first, const Metrics& second, uint8_t* ways) const {
+    const __m256i a = both(first.at[0], second.at[0]), b = both(first.at[1], second.at[1]);
+    __m256i* const to = reinterpret_cast<__m256i*>(ways);
+    _mm256_store_si256(to, _mm256_permute4x64_epi64(_mm256_unpacklo_epi64(a, b), 0xD8));
+    _mm256_store_si256(to + 1, _mm256_permute4x64_epi64(_mm256_unpackhi_epi64(a, b), 0xD8));
+  }
 
   TQ_INLINE Metrics step(const Metrics& sums, const uint16_t* costs) const {
     const __m256i low = _mm256_unpacklo_epi16(sums.at[0], sums.at[1]);

@@ -36,7 +36,6 @@ struct CommonAvx512 {
   static constexpr int kTogether = TOGETHER;
   static constexpr int kStates = Trellis<BITS>::kStates;
 
-  static constexpr int lane(int state) { return state; }
   static constexpr int place(int way, int state) { return way * kStates + state; }
 
   TQ_INLINE Metrics bare(Metrics sums) const {
@@ -125,7 +124,7 @@ struct Avx512Paths<3> : CommonAvx512<3, 1, 8> {
 
 // 16 states in the lower half of a vector; a way has one state before. The upper half takes the ways from 8 on.
 template <>
-struct Avx512Paths<4> : CommonAvx512<4, 1, 4> {
+struct Avx512Paths<4> : CommonAvx512<4, 1, 8> {
   __m512i before[8];
 
   static constexpr int place(int way, int state) { return way % 8 * 32 + way / 8 * 16 + state; }

@@ -16,7 +16,6 @@ struct GenericPaths {
     uint16_t at[kStates];
   };
 
-  static constexpr int lane(int state) { return state; }
   static constexpr int place(int way, int state) { return way * kStates + state; }
 
   // State m is reached from the states (m * kWays + way) % kStates: a pattern that repeats.

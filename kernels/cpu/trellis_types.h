@@ -9,11 +9,11 @@ namespace {
 struct TrellisBfloat {
   static constexpr int kBytes = 2;
   static TQ_INLINE Floats load(const uint8_t* from) {
-    return (Floats)(__builtin_convertvector(read<HalfWords>(from), Words) << 16);
+    return (Floats)(widened(read<HalfWords>(from)) << 16);
   }
   static TQ_INLINE void store(uint8_t* to, Floats value) {
     const Words bits = (Words)value;
-    write(to, __builtin_convertvector((bits + 0x7FFFu + ((bits >> 16) & 1u)) >> 16, HalfWords));
+    write(to, narrowed((bits + 0x7FFFu + ((bits >> 16) & 1u)) >> 16));
   }
 };
 
@@ -21,7 +21,7 @@ struct TrellisHalf {
   static constexpr int kBytes = 2;
   // As half_to_float and float_to_half of floats.h.
   static TQ_INLINE Floats load(const uint8_t* from) {
-    const Words half = __builtin_convertvector(read<HalfWords>(from), Words);
+    const Words half = widened(read<HalfWords>(from));
     const Floats moved = (Floats)((half & 0x7FFFu) << 13) * 0x1p112f;
     const Words infinite = (Words)((half & 0x7C00u) == 0x7C00u) & 0x7F800000u;
     return (Floats)((Words)moved | infinite | (half & 0x8000u) << 16);
@@ -32,7 +32,7 @@ struct TrellisHalf {
     const Words normal = (magnitude - 0x38000000u + 0xFFFu + ((magnitude >> 13) & 1u)) >> 13;
     const Words finite = magnitude < 0x38800000u ? small : normal;
     const Words half = magnitude >= 0x477FF000u ? Words{} + 0x7C00u : finite;
-    write(to, __builtin_convertvector(half | ((bits >> 16) & 0x8000u), HalfWords));
+    write(to, narrowed(half | ((bits >> 16) & 0x8000u)));
   }
 };
 
