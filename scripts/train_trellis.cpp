@@ -2,7 +2,8 @@
 // processor finds the same ones. The trainer compiles this file when it starts.
 //
 // A state is what two neighbouring windows share, 8 - BITS bits; window (state << BITS) | way leads into `state` from
-// the state in the window's lowest 8 - BITS bits. Sums carry the way in their lowest bits: of equal ways the lowest wins.
+// the state in the window's lowest 8 - BITS bits. Sums carry the way in their lowest bits: of equal ways the lowest
+// wins.
 
 #include <cstdint>
 #include <cstring>
@@ -100,7 +101,8 @@ void encode_all(int64_t groups, const uint16_t* cells, const uint16_t* costs, ui
 }  // namespace
 
 // cells: (groups, 128), groups even; costs: (cells, 1 << bits, states, or twice the 16 of 4 bits).
-extern "C" void find_paths(int32_t bits, int64_t groups, const uint16_t* cells, const uint16_t* costs, uint8_t* windows) {
+extern "C" void find_paths(int32_t bits, int64_t groups, const uint16_t* cells, const uint16_t* costs,
+                           uint8_t* windows) {
     if (bits == 2) encode_all<2>(groups, cells, costs, windows);
     if (bits == 3) encode_all<3>(groups, cells, costs, windows);
     if (bits == 4) encode_all<4>(groups, cells, costs, windows);
