@@ -1,17 +1,18 @@
 """How much each group of a model's weights matters, measured on a text: the original beside the same model with one
-group at its fewest bits, and at its most.
+group at its fewest bits.
 
-What a relative squared error costs is the slope between the two. The divergence of a mixture of experts grows steeply
-from zero, where routers change their minds, and then evenly; once all groups are stored, they add up by the even part.
-Two runs over the text a group. Memory: the model (in float32 up to four billion weights, else as it is stored), one
-group of it, and the original's logits, 4 bytes for each token and word of the vocabulary.
+Their divergence over that group's relative squared error is what an error costs there. The fewest bits, because the
+divergence of a mixture of experts grows steeply from zero, where routers change their minds, and then evenly, and once
+all groups are stored it is the even part that adds up. One run over the text a group. Memory: the model (in float32 up
+to four billion weights, else as it is stored), one group of it, and the original's logits, 4 bytes for each token and
+word of the vocabulary. Left out: graphics cards; this runs on the processor.
 """
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tqcli.architectures.base import Architecture, Role
-from tqcli.budget.candidates import Candidate, Group
+from tqcli.budget.candidates import Group
 from tqcli.budget.meter import Meter, read_windows
 from tqcli.budget.perturbation import Parameter, matrices, stored_as
 from tqcli.budget.sampling import Errors
@@ -62,15 +63,10 @@ class Calibration:
         chosen = [one for one in self._parameters if _belongs(one, group)]
         if not chosen:
             return None
-        ordered = sorted(group.candidates, key=lambda one: one.nbytes)
-        coarse, much = self._measured(chosen, ordered[0])
-        fine, little = self._measured(chosen, ordered[-1])
-        return float(f"{max(0.0, much - little) / (coarse - fine):.{_DIGITS}g}") if coarse > fine else 0.0
-
-    def _measured(self, chosen: Sequence[Parameter], candidate: Candidate) -> tuple[float, float]:
-        """Relative squared error, and KL."""
-        with stored_as(chosen, candidate.format) as error:
-            return error, self._meter()
+        coarsest = min(group.candidates, key=lambda one: one.nbytes)
+        with stored_as(chosen, coarsest.format) as error:
+            divergence = self._meter()
+        return float(f"{divergence / error:.{_DIGITS}g}") if error else 0.0
 
 
 def _belongs(parameter: Parameter, group: Group) -> bool:

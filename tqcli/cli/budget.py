@@ -44,7 +44,7 @@ def choose_bits(out: Out, plan: "Plan", job: "Job", wanted: WantedSize, workers:
 
     costs = None
     if wanted.text is not None:
-        out.note(f"note: running the original over `{wanted.text}`, twice for each layer and group of roles")
+        out.note(f"note: the original runs over `{wanted.text}` once for each layer and group of roles")
         costs = _calibrated(plan, job, wanted.text, workers)
     budget = Budget(wanted.file_bytes, wanted.bits_per_weight)
     return choose(plan, budget, shard_bytes=job.shard_bytes, workers=workers, costs=costs)
