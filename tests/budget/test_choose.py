@@ -197,7 +197,7 @@ def test_dry_run_shows_roles_and_layers(here):
     data = json.loads(succeed("convert", "model", "-n", "--bits-per-weight", "4.6", "--format", "json").stdout)
     layers = [layer for one in data["chosen"] if one["roles"] == ["q", "k", "v"] for layer in one["layers"]]
     assert sorted(layers) == [0, 2, 4]
-    assert data["predicted"] < data["uniform"]["predicted"]
+    assert data["cost"] < data["uniform"]["cost"]
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,8 @@ class Budget:
         """Bytes as this budget was given."""
         if self.file_bytes is not None:
             return f"{nbytes:,} bytes"
-        return f"{8 * nbytes / plan.parameters:.3f} bits per weight"
+        # Up, so that a size that is told is one that fits.
+        return f"{math.ceil(8000 * nbytes / plan.parameters) / 1000:.3f} bits per weight"
 
 
 @dataclass(frozen=True)
@@ -60,9 +61,13 @@ class Chosen:
 
 @dataclass(frozen=True)
 class Uniform:
-    """The most bits that fit the same limit where all weights of the recipe's own format get as many."""
+    """The most bits that fit the same limit where all weights of the recipe's own format get as many.
+
+    nbytes: as the limit counts them, but for a few of the headers.
+    """
 
     bits: int
+    nbytes: int
     cost: float
 
 
@@ -152,7 +157,7 @@ class _Search:
             nbytes = sum(group.candidates[i].nbytes for group, i in zip(self._groups, indices, strict=True))
             if nbytes + self._fixed <= self._limit:
                 cost = math.fsum(cost[index] for cost, index in zip(costs, indices, strict=True))
-                fitting = Uniform(bits, cost)
+                fitting = Uniform(bits, nbytes + self._fixed, cost)
         return fitting
 
 

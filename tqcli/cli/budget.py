@@ -1,11 +1,11 @@
 """`tq convert --budget`: what was asked for, and which bits were chosen, as a person sees it."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tqcli.cli.options import parse_size
-from tqcli.cli.out import Out
+from tqcli.cli.out import Out, size
 from tqcli.errors import InputError
 
 if TYPE_CHECKING:
@@ -70,7 +70,11 @@ def print_choice(out: Out, choice: "Choice") -> None:
     rows = [(" ".join(roles), str(bits), layer_ranges(layers)) for roles, bits, layers in _rows(choice)]
     out.table(("roles", "bits", "layers"), rows, right=(1,))
     out.line()
-    out.line(f"chosen for {choice.said}{_gain(choice)}")
+    out.line(f"chosen for {choice.said}")
+    uniform = choice.uniform
+    if uniform and uniform.cost:
+        change = 100 * (choice.cost / uniform.cost - 1)
+        out.line(f"predicted loss {change:+.0f}% against {uniform.bits} bits for all, {size(uniform.nbytes)}")
 
 
 def choice_data(choice: "Choice") -> dict[str, object]:
@@ -78,17 +82,9 @@ def choice_data(choice: "Choice") -> dict[str, object]:
     uniform = choice.uniform
     return {
         "chosen": [{"roles": roles, "bits": bits, "layers": layers} for roles, bits, layers in _rows(choice)],
-        "predicted": choice.cost,
-        "uniform": {"bits": uniform.bits, "predicted": uniform.cost} if uniform else None,
+        "cost": choice.cost,
+        "uniform": asdict(uniform) if uniform else None,
     }
-
-
-def _gain(choice: "Choice") -> str:
-    uniform = choice.uniform
-    if uniform is None or not uniform.cost:
-        return ""
-    change = 100 * (choice.cost / uniform.cost - 1)
-    return f"; predicted loss {change:+.0f}% against {uniform.bits} bits for all"
 
 
 def _rows(choice: "Choice") -> list[tuple[tuple[str, ...], int, list[int]]]:
