@@ -93,6 +93,21 @@ def test_windows_of_a_text(loaded, tmp_path, text):
         read_windows(tokenizer, tmp_path / "bytes.txt", 3, 16)
 
 
+def test_a_model_that_gives_nan_is_refused(loaded, text):
+    model, tokenizer = loaded
+    windows = read_windows(tokenizer, text, 1, 16)
+    one = linears(model)[0]
+    before = one.tensor.detach().clone()
+    try:
+        with torch.no_grad():
+            one.tensor.fill_(float("nan"))
+        with pytest.raises(InputError, match="NaN"):
+            Meter(model, windows, workers=1)
+    finally:
+        with torch.no_grad():
+            one.tensor.copy_(before)
+
+
 @pytest.mark.slow
 def test_costs_do_not_depend_on_threads(text):
     plan = plan_job(Job(str(MODEL), "tq3"))

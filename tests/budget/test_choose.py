@@ -119,6 +119,23 @@ def test_threads_change_nothing(deep):
     assert one.cost == three.cost
 
 
+@pytest.mark.parametrize("recipe", ["tq3", "tq3t"])
+def test_instruction_sets_change_nothing(deep, recipe, monkeypatch):
+    plan = planned(deep, recipe)
+    fastest = chosen(plan, Budget(file_bytes=plan.file_bytes))
+    monkeypatch.setenv("TQ_KERNELS", "portable")
+    portable = chosen(plan, Budget(file_bytes=plan.file_bytes))
+    assert portable.plan.recipe == fastest.plan.recipe
+    assert portable.cost == fastest.cost
+
+
+def test_kernels_that_are_not_there(deep, monkeypatch):
+    monkeypatch.setenv("TQ_KERNELS", "abacus")
+    done = tq("convert", deep, "-n", "--bits-per-weight", "4.6")
+    assert done.code == 3
+    assert "kernels cannot be used" in done.stderr
+
+
 def test_the_recipe_says_it_all(deep, here):
     """The recorded recipe alone gives the same folder; the conversion is one that resumes and verifies."""
     low, high = sizes(deep)

@@ -11,6 +11,8 @@ word of the vocabulary. Left out: graphics cards; this runs on the processor.
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from tq_kernels.types import NonFiniteWeight
+
 from tqcli.architectures.base import Architecture, Role
 from tqcli.budget.candidates import Group
 from tqcli.budget.meter import Meter, read_windows
@@ -64,8 +66,12 @@ class Calibration:
         if not chosen:
             return None
         coarsest = min(group.candidates, key=lambda one: one.nbytes)
-        with stored_as(chosen, coarsest.format) as error:
-            divergence = self._meter()
+        try:
+            with stored_as(chosen, coarsest.format) as error:
+                divergence = self._meter()
+        except NonFiniteWeight as failure:
+            what = f"a weight of {', '.join(group.roles)} in layer {group.layer} is not finite"
+            raise InputError(what, why=str(failure), fix="the source is damaged: fetch it again") from failure
         return float(f"{divergence / error:.{_DIGITS}g}") if error else 0.0
 
 

@@ -26,11 +26,13 @@ class Meter:
     """
 
     def __init__(self, model: Any, windows: torch.Tensor, workers: int) -> None:
-        """windows: int64 (count, length + 1), the last column only predicted."""
+        """windows: int64 (count, length + 1), the last column only predicted. InputError where the model gives NaN."""
         self._logits = logits_of(model)
         self._windows = windows
         self._workers = workers
         self._reference = self._run()
+        if any(bool(logits.isnan().any()) for logits in self._reference):
+            raise InputError("the model gives NaN", why="its weights, or its arithmetic, are not right")
 
     def __call__(self) -> float:
         """Of the model as it is now."""

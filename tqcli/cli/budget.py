@@ -39,9 +39,11 @@ def wanted_size(budget: str | None, bits_per_weight: float | None, calibrate: Pa
 
 
 def choose_bits(out: Out, plan: "Plan", job: "Job", wanted: WantedSize, workers: int) -> "Choice":
-    """Measure and choose. Raises InputError where nothing fits."""
+    """Measure and choose. Raises InputError where nothing fits, MachineError where the kernels do not work here."""
     from tqcli.budget.choose import Budget, choose
+    from tqcli.convert import kernels
 
+    kernels()
     costs = None
     if wanted.text is not None:
         out.note(f"note: the original runs over `{wanted.text}` once for each layer and group of roles")
