@@ -18,6 +18,9 @@ from tqcli.readers.find import read
 RECIPES = {
     "tq3": ("-r", "tq3"),
     "tq4-mixed": ("-r", "tq3-sensitive"),
+    "tq3t": ("-r", "tq3t"),
+    "tq2t-unrotated": ("-r", "tq2t", "--set", "rotation=none"),
+    "tq3t-sensitive": ("-r", "tq3t-sensitive"),
     "fp8-dynamic": ("-r", "fp8-dynamic"),
     "fp8-block": ("-r", "fp8-block"),
     "w4a16": ("-r", "w4a16", "--set", "group_size=32"),
@@ -101,7 +104,7 @@ def test_every_tensor_is_the_original_rounded(source, recipe, sources, folders):
         assert found[name][:2] == original[:2], name
         assert torch.equal(as_torch(found[name]), value.to(TORCH[found[name][0]])), name
         error = (value - as_torch(original).float()).square().sum() / as_torch(original).float().square().sum()
-        assert 0 < error < 0.05, name
+        assert 0 < error < (0.09 if recipe.startswith("tq2") else 0.05), name
     assert count >= 7
 
 

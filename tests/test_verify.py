@@ -19,7 +19,7 @@ NORM = "model.language_model.norm.weight"
 @pytest.fixture(scope="module")
 def converted(gemma_folder, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("verify") / "out"
-    succeed("convert", gemma_folder, folder)
+    succeed("convert", gemma_folder, folder, "-r", "tq3")
     return folder
 
 
@@ -95,9 +95,9 @@ def test_a_missing_pair(out):
 
 def test_half_a_pair(out):
     checkpoints.rewrite(out, {}, drop=[Q_PROJ + ".tq_norms"])
-    assert f"`{Q_PROJ}.tq_packed` has no `.tq_norms` beside it" in failed(2)
+    assert f"`{Q_PROJ}.tq_packed` has no `{Q_PROJ}.tq_norms` beside it" in failed(2)
     checkpoints.rewrite(out, {Q_PROJ + ".tq_norms": ("F32", (128, 1), b"\0" * 512)}, drop=[Q_PROJ + ".tq_packed"])
-    assert f"`{Q_PROJ}.tq_norms` has no `.tq_packed` beside it" in failed(2)
+    assert f"`{Q_PROJ}.tq_norms` has no `{Q_PROJ}.tq_packed` beside it" in failed(2)
 
 
 def test_an_extra_tensor(out):
@@ -106,7 +106,7 @@ def test_an_extra_tensor(out):
 
 
 def test_two_shards_that_changed_their_names(gemma_folder, here):
-    succeed("convert", gemma_folder, "out", "--shard-size", "150KB")
+    succeed("convert", gemma_folder, "out", "-r", "tq3", "--shard-size", "150KB")
     first, second = sorted(Path("out").glob("*.safetensors"))[:2]
     first.rename("spare")
     second.rename(first)
@@ -238,7 +238,7 @@ def other_shape(config):
 
 
 def newer(config):
-    config["format_version"] = 2
+    config["format_version"] = 3
 
 
 def bad_version(config):

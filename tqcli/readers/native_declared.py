@@ -17,7 +17,8 @@ def packed_tensor(pair: Pair, said: Said) -> PackedTensor:
         raise InputError(f"`{pair.base}` is `{pair.format}`", why=f"the folder says {stated.get('format')!r} of it")
     stored_as = read_format(stated, said.defaults, f"`{pair.base}`")
     rows = pair.codes.shape[0] if pair.codes.shape else 0
-    shape = said.shape(pair.base) or (rows, _columns(pair, stored_as.bits))
+    known = said.shape(pair.base)
+    shape = known or (rows, _columns(pair, stored_as.bits))
     expected = stored_as.stored(pair.base, shape, said.dtype) if shape[-1] and not stored_as.refusal(shape) else ()
     found = tuple((one.name, one.dtype, one.shape) for one in (pair.codes, pair.beside))
     if tuple((one.name, one.dtype, one.shape) for one in expected) != found:
@@ -29,7 +30,9 @@ def packed_tensor(pair: Pair, said: Said) -> PackedTensor:
         parts=(Part(pair.codes), Part(pair.beside)),
         rows=rows,
         columns=shape[-1],
-        shape=shape,
+        shape=known,
+        # Two 4-bit codes share a byte: an odd column may be missing.
+        padding=1 if known is None and pair.format == "uniform" and stored_as.bits == 4 else 0,
         dtype=said.dtype,
     )
 
