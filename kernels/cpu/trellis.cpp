@@ -7,7 +7,7 @@
 
 namespace {
 
-constexpr float kWidest = 1920.0f;  // of the codebook's deviation: coordinates of a whole group then fit 16 bits
+constexpr float kWidest = 2000.0f;  // of the deviation: coordinates, up to sqrt(128) times it, then fit 16 bits
 constexpr std::size_t kAligned = 64;
 
 bool valid(int32_t dtype, int32_t bits, int64_t rows, int64_t columns) {

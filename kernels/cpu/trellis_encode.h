@@ -30,7 +30,8 @@ class TrellisEncoder {
       search<G>();
       for (int lane = 0; lane < kTogether && first + lane < count; ++lane) {
         const int64_t group = first + lane;
-        if (!write_group<G>(lane, job_.codes + run.weight(group, G) * BITS / 8, run.number(group))) return run.row(group);
+        uint8_t* const codes = job_.codes + run.weight(group, G) * BITS / 8;
+        if (!write_group<G>(lane, codes, run.number(group))) return run.row(group);
       }
     }
     return -1;

@@ -19,11 +19,11 @@ struct alignas(32) Stream {
 
 // The groups of one size, row by row; group i of them lies in row i / a_row.
 struct Run {
-  int64_t columns;   // of a row
-  int64_t column;    // where the first group of a row begins
-  int64_t a_row;     // groups of this size in a row
-  int64_t before;    // groups of a row that come earlier
-  int64_t all;       // groups of any size in a row
+  int64_t columns;  // of a row
+  int64_t column;   // where the first group of a row begins
+  int64_t a_row;    // groups of this size in a row
+  int64_t before;   // groups of a row that come earlier
+  int64_t all;      // groups of any size in a row
 
   int64_t row(int64_t i) const { return i / a_row; }
   // Index of the group's first weight in the matrix.

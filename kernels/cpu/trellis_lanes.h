@@ -129,7 +129,7 @@ TQ_INLINE void transform(Vector (&value)[N]) {
   }
 }
 
-// What the combination of all lanes is, in every lane: the upper half of the lanes is joined to the lower one, and so on.
+// All lanes joined, in every lane: the upper half to the lower one, and so on.
 template <int Distance = kLanes / 2, class Vector, class Join>
 TQ_INLINE Vector joined(Vector value, Join join) {
   if constexpr (Distance == 0) return value;

@@ -66,7 +66,8 @@ struct Avx2Numbers {
   template <int BITS>
   static TQ_INLINE __m256i windows_16(const uint8_t* stream) {
     static constexpr Places<BITS> kPlaces;
-    const __m256i bytes = _mm256_inserti128_si256(_mm256_castsi128_si256(load_128(stream)), load_128(stream + 2 * BITS), 1);
+    const __m256i first = _mm256_castsi128_si256(load_128(stream));
+    const __m256i bytes = _mm256_inserti128_si256(first, load_128(stream + 2 * BITS), 1);
     const __m256i both = _mm256_shuffle_epi8(bytes, _mm256_broadcastsi128_si256(load_128(kPlaces.bytes)));
     const __m256i factors = _mm256_broadcastsi128_si256(load_128(kPlaces.factors));
     return _mm256_srli_epi16(_mm256_mullo_epi16(both, factors), 8);

@@ -36,7 +36,9 @@ struct Avx512Numbers {
     const __m512i windows = _mm512_packus_epi16(windows_32<BITS>(stream), windows_32<BITS>(stream + BITS));
     const __m512i low = _mm512_and_si512(windows, _mm512_set1_epi8(15));
     __mmask64 is_set[4];
-    each<4>([&](auto d) TQ_LAMBDA { is_set[d] = _mm512_test_epi8_mask(windows, _mm512_set1_epi8(static_cast<char>(16 << d))); });
+    each<4>([&](auto d) TQ_LAMBDA {
+      is_set[d] = _mm512_test_epi8_mask(windows, _mm512_set1_epi8(static_cast<char>(16 << d)));
+    });
     const __m512i found = entry_512<4>(codebook, low, is_set);
     _mm512_storeu_si512(numbers, _mm512_cvtepi8_epi16(_mm512_castsi512_si256(found)));
     _mm512_storeu_si512(numbers + 32, _mm512_cvtepi8_epi16(_mm512_extracti64x4_epi64(found, 1)));

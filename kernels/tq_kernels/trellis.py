@@ -22,8 +22,9 @@ from tq_kernels.types import FloatDtype
 
 GROUPS = (128, 64, 32, 16)
 BITS = (2, 3, 4)
-LARGEST_SCALE = 1.9  # of the multipliers that encode tries
-_LEAST_SCALE = 0.1
+
+_LEAST_SCALE, _LARGEST_SCALE = 0.1, 1.9  # of the multipliers that encode tries
+_POINTER, _SMALL, _LARGE = ctypes.c_void_p, ctypes.c_int32, ctypes.c_int64
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,8 +54,8 @@ class TrellisTables:
             _check_table(self.signs, np.float32, 128)
             if not (np.abs(self.signs) == 1).all():
                 raise ValueError("signs must be +1 or -1")
-        if not self.scales or not all(_LEAST_SCALE <= scale <= LARGEST_SCALE for scale in self.scales):
-            raise ValueError(f"scales must be some numbers from {_LEAST_SCALE} to {LARGEST_SCALE}, not {self.scales}")
+        if not self.scales or not all(_LEAST_SCALE <= scale <= _LARGEST_SCALE for scale in self.scales):
+            raise ValueError(f"scales must be some numbers from {_LEAST_SCALE} to {_LARGEST_SCALE}, not {self.scales}")
 
 
 def groups(columns: int) -> tuple[int, ...]:
@@ -110,9 +111,6 @@ def decode(
     weight = np.empty((len(codes), columns), dtype=NUMPY[dtype])
     _decode_native(library, codes, meta, dtype, tables, weight)
     return weight
-
-
-_POINTER, _SMALL, _LARGE = ctypes.c_void_p, ctypes.c_int32, ctypes.c_int64
 
 
 def _encode_native(
