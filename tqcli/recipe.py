@@ -24,7 +24,6 @@ from tqcli.formats.tq import Tq
 from tqcli.formats.trellis import Trellis
 from tqcli.formats.uniform import Uniform
 
-DEFAULT_RECIPE = "tq3t"
 _MAXIMUM_BYTES = 1 << 20
 _FOLDED = "stored_as"
 

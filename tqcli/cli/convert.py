@@ -25,7 +25,7 @@ def convert_command(
     output: Annotated[Path | None, typer.Argument(help="Folder for the converted checkpoint.")] = None,
     recipe: Annotated[
         str, typer.Option("--recipe", "-r", help="Built-in recipe or TOML file.", metavar="NAME|FILE")
-    ] = "tq3",
+    ] = "tq3t",
     changes: Annotated[
         list[str] | None, typer.Option("--set", help="Change a key of the recipe.", metavar="KEY=VALUE")
     ] = None,
