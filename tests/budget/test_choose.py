@@ -209,9 +209,10 @@ def test_widths_of_formats():
 
 def test_dry_run_shows_roles_and_layers(here):
     checkpoints.gemma(here / "model", layers=5)
-    shown = check("dry-run-budget", "convert", "model", "-n", "--bits-per-weight", "4.6", "--workers", 2).stdout
+    options = ("convert", "model", "-n", "-r", "tq3", "--bits-per-weight", "4.6")
+    shown = check("dry-run-budget", *options, "--workers", 2).stdout
     assert max(len(line) for line in shown.splitlines()) <= 80
-    data = json.loads(succeed("convert", "model", "-n", "--bits-per-weight", "4.6", "--format", "json").stdout)
+    data = json.loads(succeed(*options, "--format", "json").stdout)
     layers = [layer for one in data["chosen"] if one["roles"] == ["q", "k", "v"] for layer in one["layers"]]
     assert sorted(layers) == [0, 2, 4]
     assert data["cost"] < data["uniform"]["cost"]

@@ -109,8 +109,8 @@ def test_diff(out):
 
 
 def test_a_failed_verification(out):
-    dtype, shape, data = checkpoints.read_file(out / "model.safetensors")[Q_PROJ + ".tq_packed"]
-    checkpoints.rewrite(out, {Q_PROJ + ".tq_packed": (dtype, shape, b"\xff" + data[1:])})
+    dtype, shape, data = checkpoints.read_file(out / "model.safetensors")[Q_PROJ + ".trellis_codes"]
+    checkpoints.rewrite(out, {Q_PROJ + ".trellis_codes": (dtype, shape, b"\xff" + data[1:])})
     check("verify-failed", "inspect", "out", "--verify")
 
 
