@@ -35,7 +35,7 @@ def test_defaults():
     assert Uniform(bits=4, group_size=128).group_size == 128
     assert (Uniform().label, Uniform(bits=4).label) == ("uniform8 g128", "uniform4 g64")
     assert (Uniform().block_rows, Uniform().refusal((3,)), Uniform().refusal((2, 3, 7))) == (1, "", "")
-    assert Uniform(bits=4).config() == {"format": "uniform", "bits": 4, "group_size": 64}
+    assert Uniform(bits=4).config() == {"bits": 4, "group_size": 64}
 
 
 def test_a_dumped_one_comes_back():

@@ -17,11 +17,10 @@ from tqcli.checkpoint.stored import Shape, Stored
 from tqcli.codec.trellis import tables, to_hex
 from tqcli.codec.trellis_codebooks import codebook
 from tqcli.formats.base import as_matrix
-from tqcli.formats.native import USUAL_SEED
+from tqcli.formats.native import PAIRS, USUAL_SEED
 from tqcli.formats.options import FormatOptions
 
-CODES = ".trellis_codes"
-META = ".trellis_meta"
+CODES, META = PAIRS["trellis"]
 
 _SMALLEST_GROUP = min(trellis.GROUPS)
 # Gaussian rows lose .069, .0178 and .0048; unrotated heavy tails, and groups of 16, several times that.

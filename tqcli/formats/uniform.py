@@ -17,10 +17,10 @@ from tq_kernels.types import FloatDtype
 
 from tqcli.checkpoint.stored import Shape, Stored
 from tqcli.formats.base import as_matrix
+from tqcli.formats.native import PAIRS
 from tqcli.formats.options import FormatOptions
 
-CODES = ".uniform_codes"
-SCALES = ".uniform_scales"
+CODES, SCALES = PAIRS["uniform"]
 
 # Normal weights lose 3e-5 to 5e-5 and .0066 to .0123, those with a few columns twenty times as large up to
 # .0008 and .11.
@@ -83,4 +83,4 @@ class Uniform(FormatOptions):
 
     def config(self) -> dict[str, Any]:
         """What a reader needs to decode."""
-        return {"format": self.format, "bits": self.bits, "group_size": self.group_size}
+        return {"bits": self.bits, "group_size": self.group_size}
