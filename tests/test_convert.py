@@ -15,6 +15,7 @@ from support.command import hashes, succeed, tq
 
 from tqcli import convert as converting
 from tqcli.checkpoint.header import DTYPE_BITS, parse_header
+from tqcli.formats.native import PAIRS, SUFFIXES
 from tqcli.formats.tq import Tq
 from tqcli.job import Job, plan_job
 
@@ -24,7 +25,7 @@ GUARD = "REQUIRES__pip_install_tqcli__then__import_tqcli.safetensors"
 @pytest.fixture(scope="module")
 def output(gemma_folder, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("converted") / "out"
-    succeed("convert", gemma_folder, folder)
+    succeed("convert", gemma_folder, folder, "-r", "tq3")
     return folder
 
 
@@ -90,16 +91,17 @@ def test_one_shard_has_no_index_and_several_have_one(output, sharded):
 
 def test_a_pair_is_never_split(sharded):
     where = load(sharded / "model.safetensors.index.json")["weight_map"]
-    pairs = [name for name in where if name.endswith(".tq_packed")]
-    assert pairs
-    assert all(where[name] == where[name.removesuffix(".tq_packed") + ".tq_norms"] for name in pairs)
+    for codes, beside in (PAIRS["trellis"], PAIRS["uniform"]):
+        pairs = [name for name in where if name.endswith(codes)]
+        assert pairs
+        assert all(where[name] == where[name.removesuffix(codes) + beside] for name in pairs)
 
 
 def test_every_tensor_is_aligned_to_its_item(qwen_folder, tmp_path):
     odd = {"model.norm.weight": checkpoints.tensor((3,), "F16"), "count": ("I64", (1,), b"\0" * 8)}
     tensors = checkpoints.qwen_tensors(dtype="F16") | odd | {"flags": ("BOOL", (3,), b"\1\0\1")}
     checkpoints.write_checkpoint(tmp_path / "model", checkpoints.QWEN_CONFIG, tensors)
-    succeed("convert", tmp_path / "model", tmp_path / "out")
+    succeed("convert", tmp_path / "model", tmp_path / "out", "-r", "tq3")
     path = tmp_path / "out" / "model.safetensors"
     header = parse_header(path.read_bytes(), path.name, path.stat().st_size)
     assert header.nbytes % 8 == 0
@@ -113,14 +115,14 @@ def test_the_stock_library_opens_every_shard(sharded):
         with safe_open(path, framework="np") as file:
             assert file.metadata() == {"format": "pt"}
             for name in file.keys():  # noqa: SIM118  (not a mapping)
-                if name.endswith((".tq_packed", ".tq_norms")):
+                if name.endswith(SUFFIXES):
                     assert file.get_tensor(name).nbytes == len(checkpoints.read_file(path)[name][2])
 
 
 @pytest.mark.parametrize("source", ["gemma_folder", "qwen_folder"])
 def test_packed_bytes_are_the_formats_and_kept_ones_the_sources(source, request, tmp_path):
     folder = request.getfixturevalue(source)
-    succeed("convert", folder, tmp_path / "out", "--set", "bits=4", "--set", "seed=7")
+    succeed("convert", folder, tmp_path / "out", "-r", "tq3", "--set", "bits=4", "--set", "seed=7")
     originals = checkpoints.read_file(folder / "model.safetensors")
     written = checkpoints.read_file(tmp_path / "out" / "model.safetensors")
     tq4 = Tq(bits=4, seed=7)
@@ -220,7 +222,7 @@ def test_bytes_do_not_depend_on_the_pieces(sharded, gemma_folder, tmp_path, monk
 
 def test_bytes_do_not_depend_on_the_place_or_age_of_the_source(output, tmp_path):
     copy = checkpoints.gemma(tmp_path / "elsewhere" / "gemma")
-    succeed("convert", copy, tmp_path / "out")
+    succeed("convert", copy, tmp_path / "out", "-r", "tq3")
     assert hashes(tmp_path / "out") == hashes(output)
 
 
@@ -254,7 +256,7 @@ def test_the_plan_reads_no_weights(tmp_path):
     with (folder / "model.safetensors").open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         file.truncate(8 + len(text) + (1 << 25))
-    assert int(succeed("convert", folder, "--dry-run", "--format", "quiet").stdout) > 6_800_000
+    assert int(succeed("convert", folder, "-r", "tq3", "--dry-run", "--format", "quiet").stdout) > 6_800_000
 
 
 def test_a_dry_run_writes_nothing(gemma_folder, tmp_path):
@@ -266,7 +268,7 @@ def test_a_dry_run_writes_nothing(gemma_folder, tmp_path):
 
 def test_float16_for_what_is_kept(tmp_path):
     source = checkpoints.gemma(tmp_path / "model", dtype="F32")
-    succeed("convert", source, tmp_path / "out", "--set", "keep_dtype=float16")
+    succeed("convert", source, tmp_path / "out", "-r", "tq3", "--set", "keep_dtype=float16")
     originals = checkpoints.read_file(source / "model.safetensors")
     name = "model.language_model.embed_tokens.weight"
     dtype, shape, data = checkpoints.read_file(tmp_path / "out" / "model.safetensors")[name]

@@ -16,7 +16,7 @@ from tqcli.inspection import compare, summarize
 @pytest.fixture(scope="module")
 def converted(gemma_folder, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("inspect") / "out"
-    succeed("convert", gemma_folder, folder)
+    succeed("convert", gemma_folder, folder, "-r", "tq3")
     return folder
 
 
@@ -87,7 +87,7 @@ class TestDiff:
         assert tq("inspect", converted, "--diff", other, "--format", "quiet").stdout == "19\n"
 
     def test_another_seed_is_another_checkpoint(self, gemma_folder, converted, tmp_path):
-        succeed("convert", gemma_folder, tmp_path / "seven", "--set", "seed=7")
+        succeed("convert", gemma_folder, tmp_path / "seven", "-r", "tq3", "--set", "seed=7")
         difference = compare(summary(converted), summary(tmp_path / "seven"))
         assert len(difference.changed) == 17
         experts = next(one for one in difference.changed if one[0].endswith("0.experts.gate_up_proj"))

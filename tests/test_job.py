@@ -371,12 +371,12 @@ class TestDisk:
 
         with monkeypatch.context() as context:
             context.setattr(os, call, full)
-            message = refused(3, "model", "out", "--shard-size", "60KB")
+            message = refused(3, "model", "out", "--shard-size", "40KB")
         assert message.startswith("error: the disk is full: `out/")
         assert "fix: free some space and run the same command again: finished shards are kept" in message
         assert not list(Path("out").glob("*.safetensors.partial"))
-        succeed("convert", "model", "out", "--shard-size", "60KB")
-        succeed("convert", "model", "fresh", "--shard-size", "60KB")
+        succeed("convert", "model", "out", "--shard-size", "40KB")
+        succeed("convert", "model", "fresh", "--shard-size", "40KB")
         assert hashes(Path("out")) == hashes(Path("fresh"))
 
     def test_a_limit_on_file_sizes(self, model):
@@ -427,10 +427,10 @@ def test_a_folder_that_fails_its_verification_is_not_left_whole(model, monkeypat
 
 
 def test_kernels_that_decode_wrongly_are_found_before_the_work(model, monkeypatch):
-    from tqcli.formats.tq import Tq
+    from tqcli.formats.trellis import Trellis
 
-    original = Tq.decode
-    monkeypatch.setattr(Tq, "decode", lambda self, stored, columns: -original(self, stored, columns))
+    original = Trellis.decode
+    monkeypatch.setattr(Trellis, "decode", lambda self, stored, columns: -original(self, stored, columns))
     assert "does not decode to the source" in refused(1, "model", "out")
     assert not Path("out").exists()
 

@@ -199,8 +199,8 @@ def test_a_journal_that_holds_nothing_readable_starts_over(small, begun):
     ("more", "expected"),
     [
         (("--set", "bits=4"), "begun with another recipe\n  why: bits was 3, is now 4\n"),
-        (("--recipe", "tq2"), 'bits was 3, is now 2; scale was "search", is now "norm"; summary was "3-bit Turbo'),
-        (("--set", "protect=[]"), 'protect was ["embed", "head", "router", "vision", "audio"], is now []'),
+        (("--recipe", "tq2t"), 'bits was 3, is now 2; summary was "3-bit trellis; embeddings and head 8-bit", is now'),
+        (("--set", "protect=[]"), 'protect was ["router", "vision", "audio"], is now []'),
         (("--shard-size", "100B"), "begun with another shard size\n  why: 2 shards were begun, now they would be 3"),
     ],
 )
