@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from tqcli.budget.sensitivity import load_sensitivity
+
 
 def last_line(done):
     assert done.returncode == 0, done.stderr
@@ -14,8 +16,9 @@ def last_line(done):
 @pytest.mark.parametrize(
     "name",
     [
-        "bench_convert", "bench_formats", "gen_full26b", "make_tiny_model", "measure_quality", "measure_recipes",
-        "measure_trained_errors", "train_tiny_model",
+        "bench_convert", "bench_formats", "bench_trellis", "gen_full26b", "make_tiny_model", "measure_embeddings",
+        "measure_quality", "measure_recipes", "measure_sensitivity", "measure_trained_errors", "train_tiny_model",
+        "train_trellis",
     ],
 )  # fmt: skip
 def test_help(run_script, name):
@@ -37,6 +40,19 @@ def test_quality_falls_with_the_bits(run_script, tiny_model, tmp_path, extra):
     assert 0 < fine["kl_mean"] < coarse["kl_mean"]
     assert 0.001 < fine["relative_error"] < 0.012 < 0.08 < coarse["relative_error"] < 0.13
     assert fine["bits_per_weight"] > coarse["bits_per_weight"] > 2
+
+
+@pytest.mark.slow
+def test_sensitivities_are_measured_and_a_budget_takes_them(run_script, tiny_model, tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text("The function returns a list of the names that were read from the file. " * 40)
+    output = tmp_path / "sensitivity.json"
+    options = ["--text", text, "--windows", "2", "--length", "32", "--seeds", "42", "--output", output]
+    done = run_script("measure_sensitivity", tiny_model, *options)
+    assert done.returncode == 0, done.stderr
+    found = load_sensitivity(output)
+    assert {"embed", "q", "down", "expert_down"} <= set(found.roles)
+    assert min(found.roles.values()) > 0
 
 
 @pytest.mark.slow
