@@ -18,16 +18,14 @@ How a group is encoded, every step in this order:
 Left out: checks of the arguments (`tq_kernels.trellis`).
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tq_kernels.floats import narrow, widen
+from tq_kernels.trellis_tables import TrellisTables
 from tq_kernels.types import FloatDtype, NonFiniteWeight
-
-if TYPE_CHECKING:
-    from tq_kernels.trellis import TrellisTables
 
 UNITS = 16  # of the coordinates, in one unit of the codebook
 _SIZES = (128, 64, 32, 16)
@@ -44,7 +42,7 @@ _ROOTS = {128: 0.08838834764831845, 64: 0.125, 32: 0.17677669529663687, 16: 0.25
 
 
 def encode(
-    weight: NDArray[Any], dtype: FloatDtype, tables: "TrellisTables"
+    weight: NDArray[Any], dtype: FloatDtype, tables: TrellisTables
 ) -> tuple[NDArray[np.uint8], NDArray[np.int16]]:
     """See `tq_kernels.trellis.encode`."""
     rows, columns = weight.shape
@@ -63,7 +61,7 @@ def encode(
 
 
 def decode(
-    codes: NDArray[np.uint8], meta: NDArray[np.int16], columns: int, tables: "TrellisTables", dtype: FloatDtype
+    codes: NDArray[np.uint8], meta: NDArray[np.int16], columns: int, tables: TrellisTables, dtype: FloatDtype
 ) -> NDArray[Any]:
     """See `tq_kernels.trellis.decode`."""
     parts, first = [], 0
@@ -115,7 +113,7 @@ def _parts(columns: int) -> list[tuple[int, int, int]]:
 
 
 def _encode_groups(
-    values: NDArray[np.float32], tables: "TrellisTables"
+    values: NDArray[np.float32], tables: TrellisTables
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint16], NDArray[np.bool_]]:
     """Codes (groups, bytes), group numbers and which groups cannot be encoded."""
     bits, size = tables.bits, values.shape[1]
@@ -146,7 +144,7 @@ def _encode_groups(
 
 
 def _normalised(
-    values: NDArray[np.float32], tables: "TrellisTables"
+    values: NDArray[np.float32], tables: TrellisTables
 ) -> tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.int32]]:
     """Integer coordinates, the factor that made them, and the exponents taken out before."""
     size = values.shape[1]
@@ -209,9 +207,7 @@ def _field(scale: NDArray[np.float64], bits: int) -> NDArray[np.int64]:
     return np.minimum(field, 31 << mantissa)
 
 
-def _decode_groups(
-    codes: NDArray[np.uint8], numbers: NDArray[np.uint16], tables: "TrellisTables"
-) -> NDArray[np.float32]:
+def _decode_groups(codes: NDArray[np.uint8], numbers: NDArray[np.uint16], tables: TrellisTables) -> NDArray[np.float32]:
     bits, size = tables.bits, codes.shape[1] * 8 // tables.bits
     stream = np.concatenate([numbers.astype("<u2").view(np.uint8).reshape(-1, 2), codes], axis=1)
     every_bit = np.unpackbits(stream, axis=1, bitorder="little")
