@@ -4,6 +4,7 @@
     model = AutoModelForCausalLM.from_pretrained("folder-or-hub-id")
     model, tokenizer = tqcli.load("folder-or-hub-id")
     config = tqcli.TqConfig(bits=3)                 # compress a plain checkpoint while it is loaded
+    cache = tqcli.TurboQuantCache(model.config, "k4v3")   # compress keys and values; or tqcli.load(..., kv="k4v3")
 
 Importing this package imports neither torch nor transformers: it leaves a note for transformers to find us by.
 """
@@ -15,14 +16,19 @@ from tqcli.errors import CheckFailed, InputError, MachineError, TqError
 from tqcli.runtime.transformers import register
 
 if TYPE_CHECKING:
+    from tqcli.kv.cache import TurboQuantCache
     from tqcli.runtime.load import load
     from tqcli.runtime.transformers.config import TqConfig
 
 from tqcli.version import __version__
 
-__all__ = ["CheckFailed", "InputError", "MachineError", "TqConfig", "TqError", "__version__", "load"]
+__all__ = ["CheckFailed", "InputError", "MachineError", "TqConfig", "TqError", "TurboQuantCache", "__version__", "load"]
 
-_LAZY = {"TqConfig": "tqcli.runtime.transformers.config", "load": "tqcli.runtime.load"}
+_LAZY = {
+    "TqConfig": "tqcli.runtime.transformers.config",
+    "TurboQuantCache": "tqcli.kv.cache",
+    "load": "tqcli.runtime.load",
+}
 
 
 def __getattr__(name: str) -> object:

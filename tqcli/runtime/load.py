@@ -24,6 +24,9 @@ from tqcli.errors import InputError, MachineError, TqError
 from tqcli.formats.hlwq_files import HLWQ_CONFIG_NAME, POLAR_CONFIG_NAME, QUANT_METHODS
 from tqcli.hub.base_model import open_model, wants_base
 from tqcli.hub.fetch import open_source
+from tqcli.kv.cache import TurboQuantCache
+from tqcli.kv.default import use_by_default
+from tqcli.kv.settings import CacheSettings, read_settings
 from tqcli.runtime.transformers.decoded import every_layout
 from tqcli.runtime.transformers.watch import raise_if_any
 
@@ -42,15 +45,18 @@ def load(
     quantization_config: Any = None,
     token: str | None = None,
     base_model: str | os.PathLike[str] | None = None,
+    kv: str | CacheSettings = "none",
 ) -> tuple[Any, Any]:
     """The model, in evaluation mode, and the tokenizer of a folder or a Hub id.
 
     dtype: of what is not packed and of what is decoded; "auto" for the checkpoint's own. device_map as in
     transformers. quantization_config: a `TqConfig` compresses a plain checkpoint while it is loaded. base_model: folder
-    or Hub id of the model that has what an HLWQ folder lacks; None for the one that the folder names.
+    or Hub id of the model that has what an HLWQ folder lacks; None for the one that the folder names. kv: the key-value
+    cache that `model.generate` then uses, such as "k4v3", or settings of it; "none" for transformers' own.
     Raises InputError for a checkpoint that cannot be loaded whole, MachineError where the network stands in the way.
     """
     name = os.fspath(path_or_id)
+    cache = read_settings(kv)
     is_folder = _is_folder(name)
     if is_folder:
         _check_finished(Path(name))
@@ -64,6 +70,9 @@ def load(
     try:
         config = AutoConfig.from_pretrained(config_home, **(hub if config_home == name else {"token": token}))
         _check_quantization(name, config)
+        # What cannot have this cache is told before the weights are read.
+        if cache.widths is not None:
+            TurboQuantCache(config, cache)
         given = {} if config_home == name else {"config": config}
         with every_layout(opened):
             model, info = AutoModelForCausalLM.from_pretrained(
@@ -83,6 +92,8 @@ def load(
         raise
     except (OSError, ValueError, SafetensorError) as error:
         raise _explained(name, error) from error
+    if cache.widths is not None:
+        use_by_default(model, cache)
     return model, tokenizer
 
 
