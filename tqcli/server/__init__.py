@@ -1,0 +1,1 @@
+"""The embedded server: OpenAI's HTTP interface around one transformers model, one decode at a time."""
