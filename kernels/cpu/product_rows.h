@@ -1,0 +1,135 @@
+// Rows of a packed matrix times a few tokens. A group is decoded once for all tokens; its products are summed as whole
+// numbers in 16 lanes, column c of it in lane c % 64 / 4, and each lane is multiplied with the scales of weight and
+// activations and added to the row's lane, group after group. At last lanes are added: l and l + 8, then 4, 2, 1.
+#pragma once
+
+#include "product.h"
+#include "product_scales.h"
+#include "unroll.h"
+
+namespace tq {
+namespace {
+
+// Neighbouring rows of a matrix, their scales as stored and as numbers.
+struct ProductPiece {
+  int64_t first;  // row of the matrix
+  int64_t rows;
+  const uint8_t* codes;
+  const uint8_t* stored_scales;
+  const float* scales;
+};
+
+// Rows and tokens of an innermost loop. scales: of each row's groups.
+template <int Rows, int Tokens>
+struct Tile {
+  const uint8_t* codes[Rows];
+  const uint8_t* stored_scales[Rows];
+  const float* scales[Rows];
+  const int8_t* values[Tokens];
+  const int32_t* corrections[Tokens];
+  const float* token_scales[Tokens];
+  int64_t ahead;  // bytes from these rows' codes to those of the next
+};
+
+template <class Set, class Reader, int Halves, int Rows, int Tokens>
+TQ_NOINLINE void add_run(const Reader& reader, const ProductRun& run, const Tile<Rows, Tokens>& tile,
+                         typename Set::Sums (&sums)[Rows][Tokens]) {
+  typename Set::Sums sum[Rows][Tokens];
+  each<Rows>([&](auto r) TQ_LAMBDA { each<Tokens>([&](auto t) TQ_LAMBDA { sum[r][t] = sums[r][t]; }); });
+  const typename Reader::Part part = Reader::part(run.size);
+  const int64_t group_bytes = Reader::kBits * run.size / 8;
+  for (int64_t i = 0; i < run.groups; ++i) {
+    const int64_t group = run.group + i, code = run.code + i * group_bytes, slot = run.slot + i * 64 * Halves;
+    each<Rows>([&](auto r) TQ_LAMBDA {
+      const uint8_t* const codes = tile.codes[r] + code;
+      __builtin_prefetch(codes + tile.ahead);
+      if constexpr (Reader::kBits * Halves > 8) __builtin_prefetch(codes + tile.ahead + 64);
+      typename Set::Bytes bytes[Halves];
+      reader.template read<Halves>(codes, tile.stored_scales[r] + 2 * group, part, bytes);
+      each<Tokens>([&](auto t) TQ_LAMBDA {
+        typename Set::Integers dot = Set::start(tile.corrections[t] + group * kProductLanes);
+        each<Halves>([&](auto h) TQ_LAMBDA { dot = Set::dot(dot, bytes[h], tile.values[t] + slot + 64 * h); });
+        sum[r][t] = Set::add(sum[r][t], dot, tile.scales[r][group] * tile.token_scales[t][group]);
+      });
+    });
+  }
+  each<Rows>([&](auto r) TQ_LAMBDA { each<Tokens>([&](auto t) TQ_LAMBDA { sums[r][t] = sum[r][t]; }); });
+}
+
+inline void store_result(TqDtype dtype, float value, uint8_t* result, int64_t row) {
+  if (dtype == TQ_F32) {
+    std::memcpy(result + 4 * row, &value, sizeof value);
+    return;
+  }
+  const uint16_t bits = value == value ? float_to_bfloat(value) : 0x7FC0;
+  std::memcpy(result + 2 * row, &bits, sizeof bits);
+}
+
+// Tokens beyond the batch's are its last one again, and rows beyond the last are the last: their sums are dropped.
+template <class Set, class Reader, int Tokens>
+void multiply_rows(const ProductJob& job, const ProductBatch& batch, const ProductPiece& piece) {
+  constexpr int kRows = Set::template rows<Tokens>();
+  const Reader reader(*job.format);
+  Tile<kRows, Tokens> tile;
+  tile.ahead = kRows * job.rows.code_bytes;
+  for (int t = 0; t < Tokens; ++t) {
+    const int64_t token = batch.token[t < batch.tokens ? t : batch.tokens - 1];
+    tile.values[t] = job.prepared.values + token * job.rows.slots;
+    tile.corrections[t] = job.prepared.corrections + token * job.rows.groups * kProductLanes;
+    tile.token_scales[t] = job.prepared.scales + token * job.rows.groups;
+  }
+  for (int64_t start = 0; start < piece.rows; start += kRows) {
+    for (int r = 0; r < kRows; ++r) {
+      const int64_t row = start + r < piece.rows ? start + r : piece.rows - 1;
+      tile.codes[r] = piece.codes + row * job.rows.code_bytes;
+      tile.stored_scales[r] = piece.stored_scales + row * job.rows.scale_bytes;
+      tile.scales[r] = piece.scales + row * job.rows.groups;
+    }
+    typename Set::Sums sums[kRows][Tokens];
+    for (auto& row : sums) for (auto& sum : row) sum = Set::zero();
+    for (int i = 0; i < job.rows.runs; ++i) {
+      const ProductRun& run = job.rows.run[i];
+      if (run.is_wide()) add_run<Set, Reader, 2>(reader, run, tile, sums);
+      else add_run<Set, Reader, 1>(reader, run, tile, sums);
+    }
+    for (int r = 0; r < kRows && start + r < piece.rows; ++r) {
+      for (int t = 0; t < batch.tokens; ++t) {
+        store_result(job.dtype, Set::total(sums[r][t]), batch.result[t], piece.first + start + r);
+      }
+    }
+  }
+}
+
+template <class Set, class Reader>
+void multiply_with(const ProductJob& job, const ProductBatch& batch, const ProductPiece& piece) {
+  if (batch.tokens == 1) return multiply_rows<Set, Reader, 1>(job, batch, piece);
+  if (batch.tokens == 2) return multiply_rows<Set, Reader, 2>(job, batch, piece);
+  if (batch.tokens <= 4) return multiply_rows<Set, Reader, 4>(job, batch, piece);
+  return multiply_rows<Set, Reader, 8>(job, batch, piece);
+}
+
+// Of the readers for 4, 3 and 2 bits.
+template <class Set, template <int> class Reader>
+void multiply_bits(const ProductJob& job, const ProductBatch& batch, const ProductPiece& piece) {
+  const int32_t bits = job.format->bits;
+  if (bits == 4) return multiply_with<Set, Reader<4>>(job, batch, piece);
+  if (bits == 3) return multiply_with<Set, Reader<3>>(job, batch, piece);
+  return multiply_with<Set, Reader<2>>(job, batch, piece);
+}
+
+// memory: room for rows * groups scales.
+template <class Set>
+void multiply_packed(const ProductJob& job, const ProductBatch& batch, int64_t all_rows, int64_t first, int64_t last,
+                     float* memory) {
+  const int64_t row = batch.matrix * all_rows + first;
+  const ProductPiece piece{first, last - first, job.codes + row * job.rows.code_bytes,
+                           job.scales + row * job.rows.scale_bytes, memory};
+  read_scales(job.format->scales, job.format->bits, piece.stored_scales, piece.rows * job.rows.groups, memory);
+  const int32_t codes = job.format->codes;
+  if (codes == TQ_CODES_BYTES) return multiply_with<Set, typename Set::Plain>(job, batch, piece);
+  if (codes == TQ_CODES_TABLE) return multiply_bits<Set, Set::template Table>(job, batch, piece);
+  return multiply_bits<Set, Set::template Trellis>(job, batch, piece);
+}
+
+}  // namespace
+}  // namespace tq

@@ -1,0 +1,187 @@
+"""Products of packed weights: one result everywhere, close to what decoding gives, and what is refused."""
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from support.product_cases import KINDS, activations, decoded, random_stored, tq_tables
+from tq_kernels import product, product_formats, product_reference
+from tq_kernels.floats import narrow, widen
+
+CASES = st.fixed_dictionaries(
+    {
+        "kind": st.sampled_from(sorted(KINDS)),
+        "rows": st.integers(1, 13),
+        "columns": st.integers(1, 45).map(lambda sixteenths: 16 * sixteenths),
+        "odd": st.integers(0, 15),
+        "tokens": st.integers(1, 11),
+        "like": st.sampled_from(["normal", "heavy", "one", "constant", "tiny", "huge"]),
+        "dtype": st.sampled_from(["F32", "BF16"]),
+        "threads": st.integers(1, 3),
+        "extensions": st.booleans(),
+        "seed": st.integers(0, 2**32 - 1),
+    }
+)
+
+
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(case=CASES)
+def test_equal_to_the_reference(case, native):
+    random = np.random.default_rng(case["seed"])
+    kind = KINDS[case["kind"]]()
+    columns = case["columns"] + (0 if kind.tail == "smaller" else case["odd"])
+    codes, scales = random_stored(kind, random, case["rows"], columns)
+    values = activations(case["like"], random, (case["tokens"], columns), case["dtype"])
+    found = product.product(
+        kind, codes, scales, values, case["dtype"], threads=case["threads"], extensions=case["extensions"]
+    )
+    everything = np.zeros(case["tokens"], np.int64), np.arange(case["tokens"])
+    exact = product_reference.product(kind, codes, scales, widen(values, case["dtype"]), 1, everything)
+    assert found.tobytes() == narrow(exact, case["dtype"]).tobytes()
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    kind=st.sampled_from(sorted(KINDS)),
+    chosen=st.lists(st.tuples(st.integers(0, 4), st.integers(0, 3)), max_size=30),
+    in_order=st.booleans(),
+    extensions=st.booleans(),
+)
+def test_pairs(kind, chosen, in_order, extensions, native):
+    """Each pair is what its matrix alone gives for its token, whatever its neighbours are."""
+    random = np.random.default_rng(len(chosen))
+    weights = KINDS[kind]()
+    codes, scales = random_stored(weights, random, 5 * 6, 240)
+    values = activations("normal", random, (4, 240), "F32")
+    if in_order:
+        chosen = sorted(chosen)
+    pairs = tuple(np.array([pair[i] for pair in chosen], np.int64) for i in (0, 1))
+    found = product.product(weights, codes, scales, values, "F32", matrices=5, pairs=pairs, extensions=extensions)
+    assert found.shape == (len(chosen), 6)
+    for result, (matrix, token) in zip(found, chosen, strict=True):
+        some = slice(6 * matrix, 6 * matrix + 6)
+        row_codes = codes.reshape(30, -1)[some]
+        alone = product.product(weights, row_codes.copy(), scales[some], values[token : token + 1], "F32")
+        assert result.tobytes() == alone.tobytes()
+
+
+@pytest.mark.parametrize("extensions", [False, True])
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_threads_and_pieces(kind, extensions, native):
+    """So many rows that they are cut, and 1 to 5 threads."""
+    random = np.random.default_rng(3)
+    weights = KINDS[kind]()
+    codes, scales = random_stored(weights, random, 1203, 1536)
+    values = activations("normal", random, (3, 1536), "F32")
+    found = [
+        product.product(weights, codes, scales, values, "F32", threads=threads, extensions=extensions).tobytes()
+        for threads in (1, 2, 5)
+    ]
+    rows = 1203
+    each = [
+        product.product(weights, codes.reshape(rows, -1)[i : i + 1].copy(), scales[i : i + 1], values, "F32")
+        for i in (0, 1, 600, 1201, 1202)
+    ]
+    whole = np.frombuffer(found[0], np.float32).reshape(3, rows)
+    assert found[1:] == [found[0]] * 2
+    assert np.array_equal(np.concatenate(each, axis=1), whole[:, [0, 1, 600, 1201, 1202]])
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_close_to_decoding(kind, backend):
+    """Rounding normal activations to 8 bits costs some 4e-5 of the result's energy."""
+    random = np.random.default_rng(7)
+    weights = KINDS[kind]()
+    codes, scales = random_stored(weights, random, 64, 752)
+    values = activations("normal", random, (9, 752), "F32")
+    found = product.product(weights, codes, scales, values, "F32").astype(np.float64)
+    exact = values.astype(np.float64) @ decoded(kind, codes, scales, 752).astype(np.float64).T
+    assert 1e-6 < ((found - exact) ** 2).sum() / (exact**2).sum() < 1e-4
+
+
+@pytest.mark.parametrize("kind", [name for name in sorted(KINDS) if not KINDS[name]().rotated])
+def test_whole_activations_are_exact(kind, backend):
+    """Where nothing is rotated, numbers from -127 to 127 are not rounded: the result is that of decoding."""
+    random = np.random.default_rng(8)
+    weights = KINDS[kind]()
+    codes, scales = random_stored(weights, random, 16, 752)
+    values = random.integers(-127, 128, (2, 752)).astype(np.float32)
+    values[:, ::16] = 127
+    found = product.product(weights, codes, scales, values, "F32")
+    matrix = decoded(kind, codes, scales, 752).astype(np.float64)
+    bound = np.abs(values).astype(np.float64) @ np.abs(matrix).T * 1e-6
+    assert (np.abs(found - values.astype(np.float64) @ matrix.T) <= bound).all()
+
+
+@pytest.mark.parametrize("broken", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_a_token_that_is_not_finite(kind, broken, backend):
+    random = np.random.default_rng(9)
+    weights = KINDS[kind]()
+    codes, scales = random_stored(weights, random, 5, 240)
+    values = activations("normal", random, (3, 240), "F32")
+    whole = product.product(weights, codes, scales, values, "F32")
+    values[1, 200] = broken
+    found = product.product(weights, codes, scales, values, "F32")
+    assert np.isnan(found[1]).all()
+    assert np.array_equal(found[[0, 2]], whole[[0, 2]])
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_zeros(kind, backend):
+    weights = KINDS[kind]()
+    codes, scales = random_stored(weights, np.random.default_rng(1), 5, 240)
+    for value in (0.0, -0.0, 1e-38):
+        values = np.full((1, 240), value, np.float32)
+        assert not product.product(weights, codes, scales, values, "F32").any()
+
+
+def test_whole_levels():
+    """2 bits are exact; the others lose less than activations of 8 bits do."""
+    for bits, limit in ((2, 1e-7), (3, 1.7e-3), (4, 5e-3)):
+        levels = tq_tables(bits, 128).centroids
+        numbers, unit = product_formats.whole_levels(levels)
+        assert np.abs(numbers * unit - levels).max() < limit * levels.max()
+        assert np.abs(numbers.astype(int)).max() <= 127
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"dtype": "F16"}, "activations must be"),
+        ({"activations": np.zeros((1, 256), np.float64)}, "activations must be"),
+        ({"activations": np.zeros(256, np.float32)}, "C-contiguous"),
+        ({"activations": np.zeros((1, 250), np.float32)}, "no rows of 250"),
+        ({"activations": np.zeros((1, 272), np.float32)}, "need scales"),
+        ({"codes": np.zeros((4, 96), np.int8)}, "codes must be uint8"),
+        ({"codes": np.zeros((4, 95), np.uint8)}, "bytes of codes"),
+        ({"scales": np.zeros((4, 2), np.float16)}, "scales int16"),
+        ({"scales": np.zeros((4, 4), np.int16)[:, ::2]}, "C-contiguous"),
+        ({"matrices": 3}, "matrices need"),
+        ({"pairs": (np.zeros(1, np.int32), np.zeros(1, np.int64))}, "int64"),
+        ({"pairs": (np.zeros(1, np.int64), np.zeros(2, np.int64))}, "as many"),
+    ],
+)
+def test_refused(change, message, backend):
+    given = {
+        "codes": np.zeros((4, 96), np.uint8),
+        "scales": np.zeros((4, 2), np.int16),
+        "activations": np.zeros((1, 256), np.float32),
+        "dtype": "F32",
+        **change,
+    }
+    with pytest.raises(ValueError, match=message):
+        product.product(KINDS["trellis3"](), **given)
+
+
+@pytest.mark.parametrize("pair", [(-1, 0), (2, 0), (0, -1), (0, 1)])
+def test_pairs_that_are_not_there(pair, backend):
+    numbers = tuple(np.array([number], np.int64) for number in pair)
+    stored = np.zeros((4, 96), np.uint8), np.zeros((4, 2), np.int16)
+    with pytest.raises(ValueError, match="pairs must be numbers below"):
+        product.product(KINDS["trellis3"](), *stored, np.zeros((1, 256), np.float32), "F32", matrices=2, pairs=numbers)
+
+
+def test_groups_of_256_have_no_product():
+    with pytest.raises(ValueError, match="not 256"):
+        product_formats.of_uniform(8, 256)
