@@ -13,7 +13,7 @@ import tq_kernels
 from support import checkpoints
 from support.command import hashes, succeed
 
-HEAVY = ("torch", "transformers", "huggingface_hub", "safetensors", "accelerate", "vllm")
+HEAVY = ("torch", "transformers", "huggingface_hub", "safetensors", "accelerate", "vllm", "fastapi", "uvicorn")
 native = pytest.mark.skipif(tq_kernels.backend().name == "reference", reason="the reference kernels are torch")
 
 _RUN = """
@@ -53,7 +53,9 @@ def model(here) -> Path:
 
 
 class TestImports:
-    @pytest.mark.parametrize("arguments", [("--help",), ("convert", "--help"), ("inspect", "--help"), ("--version",)])
+    @pytest.mark.parametrize(
+        "arguments", [("--help",), ("convert", "--help"), ("inspect", "--help"), ("serve", "--help"), ("--version",)]
+    )
     def test_help_loads_nothing_large(self, arguments):
         code, modules = imported(*arguments)
         assert code == 0

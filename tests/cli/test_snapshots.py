@@ -44,7 +44,8 @@ def narrow(text: str) -> None:
 
 
 def test_help():
-    for name, arguments in (("help", ()), ("help-convert", ("convert",)), ("help-inspect", ("inspect",))):
+    for name, arguments in (("help", ()), ("help-convert", ("convert",)), ("help-inspect", ("inspect",)),
+                            ("help-serve", ("serve",))):  # fmt: skip
         narrow(check(name, *arguments, "--help").stdout)
     check("no-arguments")
 
@@ -162,3 +163,56 @@ def test_notes_on_files(model):
     shutil.copy(model / "model.safetensors", model / "consolidated.safetensors")
     (model / "pytorch_model.bin").write_bytes(b"x")
     check("notes", "convert", "model", "--dry-run", "--workers", 2)
+
+
+@pytest.fixture
+def served(here) -> Path:
+    """Of as many layers as one has that transformers has nothing to say about."""
+    from support.command import succeed
+
+    checkpoints.gemma(here / "model", layers=6)
+    succeed("convert", "model", "out")
+    return here / "out"
+
+
+def test_serve(served):
+    for_cpu = ("--engine", "cpu", "--print")
+    check("serve-print", "serve", "out", *for_cpu)
+    check("serve-print-all", "serve", "out", *for_cpu, "--kv", "k4v3", "--host", "0.0.0.0", "--port", 1234,
+          "--api-key", "secret", "--served-model-name", "a name", "--max-model-len", 99, "--max-waiting", 3,
+          "--grace", 1.5)  # fmt: skip
+    check("serve-vllm-print", "serve", "model", "--engine", "vllm", "--print", "--kv", "fp8", "--api-key", "secret",
+          "--", "-tp", 2, "--hf-overrides", '{"a": 1}')  # fmt: skip
+
+
+def test_serve_refuses(served):
+    vllm = ("--engine", "vllm", "--print")
+    refusals = {
+        "serve-vllm-native": ("out", *vllm),
+        "serve-vllm-cache": ("model", *vllm, "--kv", "k8v4"),
+        "serve-vllm-no-cache": ("model", *vllm, "--kv", "k4v3"),
+        "serve-vllm-flag": ("model", *vllm, "--", "--port", "80"),
+        "serve-vllm-grace": ("model", *vllm, "--grace", "1"),
+        "serve-cpu-flag": ("out", "--engine", "cpu", "--", "--enforce-eager"),
+        "serve-cpu-cache": ("out", "--engine", "cpu", "--kv", "fp8"),
+        "serve-cache": ("out", "--engine", "cpu", "--kv", "q4"),
+        "serve-context": ("out", "--engine", "cpu", "--max-model-len", "999999"),
+        "serve-engine": ("out", "--engine", "gpu"),
+        "serve-what": ("out", "more"),
+        "serve-nowhere": ("nowhere",),
+    }
+    for name, arguments in refusals.items():
+        assert check(name, "serve", *arguments).code == 2
+
+
+def test_serve_an_unfinished_folder(served):
+    (served / ".tq-journal.jsonl").write_text("")
+    check("serve-unfinished", "serve", "out", "--engine", "cpu")
+
+
+def test_serve_without_the_packages(served, monkeypatch):
+    from importlib import util
+
+    find_spec = util.find_spec
+    monkeypatch.setattr(util, "find_spec", lambda name, *more: None if name == "uvicorn" else find_spec(name, *more))
+    check("serve-not-installed", "serve", "out", "--engine", "cpu")

@@ -8,6 +8,7 @@ import typer
 
 from tqcli.cli.convert import convert_command
 from tqcli.cli.inspect import inspect_command
+from tqcli.cli.serve import serve_command
 from tqcli.version import __version__
 
 app = typer.Typer(
@@ -20,6 +21,7 @@ app = typer.Typer(
 )
 app.command("convert", no_args_is_help=True)(convert_command)
 app.command("inspect", no_args_is_help=True)(inspect_command)
+app.command("serve", no_args_is_help=True)(serve_command)
 
 
 def _show_version(wanted: bool) -> None:

@@ -96,6 +96,10 @@ class Out:
             for value in quiet:
                 _say(printable(value))
 
+    def flush(self) -> None:
+        """What was printed goes out now: before another program takes over, or a long wait."""
+        _flush()
+
     def note(self, text: str) -> None:
         """Something worth knowing, on standard error."""
         if self.form is not OutputFormat.quiet:

@@ -124,12 +124,16 @@ class CompletionReply(Reply):
         return {
             "tokens": [self._token_text(picked.token) for picked, _ in tokens],
             "token_logprobs": [_finite(picked.logprob) for picked, _ in tokens],
-            "top_logprobs": [
-                {self._token_text(token): _finite(logprob) for token, logprob in reversed(picked.top)}
-                for picked, _ in tokens
-            ],
+            "top_logprobs": [self._by_text(picked.top) for picked, _ in tokens],
             "text_offset": [offset for _, offset in tokens],
         }
+
+    def _by_text(self, top: Sequence[tuple[int, float]]) -> dict[str, float]:
+        found: dict[str, float] = {}
+        for token, logprob in top:
+            # Parts of characters look alike; the likeliest is the one that counts.
+            found.setdefault(self._token_text(token), _finite(logprob))
+        return found
 
 
 def _finite(logprob: float) -> float:

@@ -1,0 +1,217 @@
+"""`tq serve`: check, say what is started, start it; the embedded engine here, vLLM in this process's place."""
+
+import os
+import shlex
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tqcli.cli.options import Format, Revision
+from tqcli.cli.out import Out, OutputFormat, command, shards, size
+from tqcli.errors import InputError
+
+if TYPE_CHECKING:
+    from tqcli.serving.budget import Budget
+    from tqcli.serving.choice import Choice, Engine
+    from tqcli.serving.subject import Subject
+    from tqcli.serving.vllm_command import Command, Wanted
+
+_LOCAL = ("127.0.0.1", "::1", "localhost")
+_DEFAULT_WAITING = 64
+_DEFAULT_GRACE = 5.0
+
+
+def serve_command(
+    model: Annotated[str, typer.Argument(help="Local folder or Hub id.")],
+    vllm_flags: Annotated[list[str] | None, typer.Argument(help="For vLLM, after `--`.", metavar="FLAGS")] = None,
+    engine: Annotated[str, typer.Option(help="auto, vllm, or cpu: the embedded one.", metavar="ENGINE")] = "auto",
+    kv: Annotated[
+        str, typer.Option(help="Key-value cache: k4v3, k8v4, k4v4, ..., fp8 or none.", metavar="TYPE")
+    ] = "none",
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+    api_key: Annotated[
+        str | None, typer.Option(envvar="TQ_API_KEY", help="What clients have to send.", metavar="KEY")
+    ] = None,
+    served_model_name: Annotated[
+        str | None, typer.Option(help="What clients call the model. [default: its folder or id]", metavar="NAME")
+    ] = None,
+    max_model_len: Annotated[
+        int | None, typer.Option(min=1, help="Tokens of prompt and answer together.", metavar="N")
+    ] = None,
+    max_waiting: Annotated[
+        int | None, typer.Option(min=0, help="Requests that may wait; engine cpu. [default: 64]", metavar="N")
+    ] = None,
+    grace: Annotated[
+        float | None,
+        typer.Option(
+            min=0, max=3600, help="For the running answer when stopped; engine cpu. [default: 5]", metavar="S"
+        ),
+    ] = None,
+    revision: Revision = None,
+    only_print: Annotated[bool, typer.Option("--print", help="Print the command that is started, and stop.")] = False,
+    output_format: Format = OutputFormat.human,
+) -> None:
+    """Serve a checkpoint over HTTP, as OpenAI's clients expect it.
+
+    With vLLM where it is installed and there is a GPU, else with the embedded
+    engine, which answers one request at a time.
+
+    Examples:
+
+      tq serve out/ --kv k4v3
+
+      tq serve out/ --engine vllm -- --tensor-parallel-size 2
+    """
+    with command(output_format) as out:
+        from tqcli.serving.choice import Engine, choose
+        from tqcli.serving.machine import find_vllm
+        from tqcli.serving.subject import open_subject
+        from tqcli.serving.vllm_command import Wanted, vllm_command
+
+        asked = _engine(engine)
+        _check_flags(vllm_flags or [])
+        subject = open_subject(model, revision)
+        choice = choose(asked, subject, None if asked is Engine.cpu else find_vllm(), only_print=only_print)
+        wanted = Wanted(
+            host, port, served_model_name or subject.name, kv, api_key, max_model_len, tuple(vllm_flags or ())
+        )
+        if choice.engine is Engine.vllm:
+            _check_embedded_only(max_waiting, grace)
+            _run_vllm(out, subject, choice, wanted, vllm_command(subject, wanted, choice), only_print)
+        else:
+            _run_embedded(
+                out, subject, choice, wanted, only_print,
+                _DEFAULT_WAITING if max_waiting is None else max_waiting, _DEFAULT_GRACE if grace is None else grace,
+            )  # fmt: skip
+
+
+def _engine(name: str) -> "Engine":
+    from tqcli.serving.choice import Engine
+
+    try:
+        return Engine(name)
+    except ValueError as error:
+        raise InputError(f"there is no engine `{name}`", fix=", ".join(Engine)) from error
+
+
+def _check_flags(flags: list[str]) -> None:
+    if flags and not flags[0].startswith("-"):
+        raise InputError(f"what is `{flags[0]}`?", fix="one MODEL; flags for vLLM come after `--`")
+
+
+def _check_embedded_only(max_waiting: int | None, grace: float | None) -> None:
+    for flag, value in (("--max-waiting", max_waiting), ("--grace", grace)):
+        if value is not None:
+            raise InputError(f"`{flag}` does nothing with vLLM", why="it is of the embedded engine")
+
+
+def _run_vllm(
+    out: Out, subject: "Subject", choice: "Choice", wanted: "Wanted", started: "Command", only_print: bool
+) -> None:
+    shown = shlex.join(("vllm", *started.arguments))
+    # The key itself is no text for screens and logs.
+    line = "".join(f"{name}=... " for name in started.environment) + shown
+    if not only_print:
+        _print_subject(out, subject, choice)
+        out.line(f"starts   {line}")
+        _warn_open(out, wanted)
+    elif out.human:
+        out.line(line)
+    out.result(
+        {"engine": "vllm", "device": choice.device, "why": choice.why, "command": ["vllm", *started.arguments]}, line
+    )
+    if only_print:
+        return
+    out.flush()
+    # In this process's place, so that signals reach it and its exit status is ours.
+    os.execve(started.program[0], started.program, os.environ | dict(started.environment))  # noqa: S606
+
+
+def _run_embedded(
+    out: Out, subject: "Subject", choice: "Choice", wanted: "Wanted", only_print: bool, max_waiting: int, grace: float
+) -> None:
+    from tqcli.serving import embedded
+
+    if wanted.flags:
+        raise InputError(
+            f"`{wanted.flags[0]}` does nothing here",
+            why=f"flags after `--` are vLLM's, and the engine is cpu: {choice.why}",
+        )
+    embedded.check_cache(wanted.kv)
+    embedded.check_installed()
+    budget = embedded.plan(subject, wanted.kv, wanted.max_model_len)
+    key = "" if wanted.api_key is None else "TQ_API_KEY=... "
+    line = key + shlex.join(_own_command(subject, wanted, budget.context, max_waiting, grace))
+    if only_print:
+        out.line(line)
+        out.result(_data(choice, budget, line), line)
+        return
+    _print_subject(out, subject, choice)
+    _print_budget(out, budget)
+    _warn_open(out, wanted)
+    out.flush()
+
+    def ready(port: int) -> None:
+        url = _url(wanted.host, port)
+        out.line(f"ready    {url} as `{wanted.name}`; Ctrl-C stops")
+        out.result({**_data(choice, budget, line), "url": url}, url)
+        out.flush()
+
+    listening = embedded.Listening(wanted.host, wanted.port, (wanted.name,), wanted.api_key, max_waiting, grace)
+    embedded.serve(subject, budget, listening, ready)
+
+
+def _own_command(subject: "Subject", wanted: "Wanted", context: int, max_waiting: int, grace: float) -> list[str]:
+    revision = [] if subject.revision is None else ["--revision", subject.revision]
+    return [
+        "tq", "serve", subject.source, *revision, "--engine", "cpu", "--kv", wanted.kv, "--host", wanted.host,
+        "--port", str(wanted.port), "--served-model-name", wanted.name, "--max-model-len", str(context),
+        "--max-waiting", str(max_waiting), "--grace", f"{grace:g}",
+    ]  # fmt: skip
+
+
+def _print_subject(out: Out, subject: "Subject", choice: "Choice") -> None:
+    out.line(
+        f"model    {subject.source}   {subject.model_type}   {subject.layout}   "
+        f"{size(subject.nbytes)} in {shards(subject.shards)}"
+    )
+    out.line(f"engine   {choice.engine}: {choice.why}")
+
+
+def _print_budget(out: Out, budget: "Budget") -> None:
+    cache = budget.cache
+    out.line(f"context  {budget.context} tokens, of prompt and answer together")
+    saved = f", {size(cache.full_bytes_per_token)} uncompressed" if budget.kv != "none" else ""
+    out.line(f"cache    {budget.kv}: {size(budget.cache_bytes)}, {size(cache.bytes_per_token)} a token{saved}")
+    weights = (
+        f"decoded weights {size(budget.decoded_bytes)}" if budget.decoded_bytes else "weights stay on disk, mapped"
+    )
+    out.line(f"memory   {size(budget.needed)} ({size(budget.available)} free); {weights}")
+    if budget.shortened_from:
+        out.note(f"note: the model could take {budget.shortened_from} tokens; their cache does not fit in memory")
+    if budget.pages_weights:
+        out.note("note: the weights do not fit beside it and are read from disk again and again, which is slow")
+
+
+def _warn_open(out: Out, wanted: "Wanted") -> None:
+    if wanted.host not in _LOCAL and wanted.api_key is None:
+        out.note(f"note: whoever reaches `{wanted.host}` may use it: there is no `--api-key`")
+
+
+def _url(host: str, port: int) -> str:
+    return f"http://[{host}]:{port}/v1" if ":" in host else f"http://{host}:{port}/v1"
+
+
+def _data(choice: "Choice", budget: "Budget", line: str) -> dict[str, object]:
+    return {
+        "engine": "cpu",
+        "why": choice.why,
+        "context": budget.context,
+        "kv": budget.kv,
+        "cache_bytes": budget.cache_bytes,
+        "cache_bytes_per_token": budget.cache.bytes_per_token,
+        "memory_needed": budget.needed,
+        "memory_available": budget.available,
+        "command": line,
+    }

@@ -1,0 +1,82 @@
+"""What this machine offers: memory that is free for this process, vLLM, a GPU."""
+
+import importlib.util
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+_GROUPS = Path("sys/fs/cgroup")
+
+
+@dataclass(frozen=True)
+class Vllm:
+    """An installed vLLM. device: `cuda` or `cpu`, what it would run on here."""
+
+    version: str
+    device: str
+
+
+def find_vllm() -> Vllm | None:
+    """The vLLM of this Python; looking for a GPU imports torch, so only where there is one."""
+    if importlib.util.find_spec("vllm") is None:
+        return None
+    try:
+        found = version("vllm")
+    except PackageNotFoundError:
+        # `vllm serve` asks for its version too, and dies without.
+        return None
+    # A build for CPUs says so in its version, and takes no GPU.
+    on_gpu = "cpu" not in found and _has_gpu()
+    return Vllm(found, "cuda" if on_gpu else "cpu")
+
+
+def available_memory(root: Path = Path("/")) -> int:
+    """Bytes that may still be taken: the machine's, or what the control groups of this process leave.
+
+    root: where `proc` and `sys` are.
+    """
+    groups = [_left(group, "memory.max", "memory.current", "") for group in _groups(root)]
+    older = _left(root / _GROUPS / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_")
+    return min(found for found in (_of_machine(root), older, *groups) if found is not None)
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def _of_machine(root: Path) -> int:
+    try:
+        for line in (root / "proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass  # no Linux
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _groups(root: Path) -> Iterator[Path]:
+    """The control group of this process and those around it."""
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return
+    own = next((line.removeprefix("0::/") for line in lines if line.startswith("0::/")), "")
+    top = root / _GROUPS
+    # In a container the path may be the host's; the container's own group is then the top.
+    yield from (group for group in (top / own, *(top / own).parents) if group.is_relative_to(top))
+
+
+def _left(group: Path, limit: str, used: str, prefix: str) -> int | None:
+    """What a group may still take; files that it has read and could drop do not count. None: it has no limit."""
+    try:
+        most, taken = int((group / limit).read_text()), int((group / used).read_text())
+        pairs = (line.split() for line in (group / "memory.stat").read_text().splitlines())
+        kinds = {name: int(value) for name, value in pairs}
+    except (OSError, ValueError):
+        return None
+    dropped = kinds.get(f"{prefix}inactive_file", 0) + kinds.get(f"{prefix}active_file", 0)
+    return max(0, most - max(0, taken - dropped))

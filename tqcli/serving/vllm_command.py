@@ -1,0 +1,141 @@
+"""The `vllm serve` command line, without anything that vLLM would take and then ignore, or that would end badly.
+
+What is refused here was seen with vLLM 0.32: on CPU it takes every type of cache, leaves all but FP8 as they are and
+writes beyond their end once they are full.
+"""
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tqcli.errors import InputError
+from tqcli.serving.choice import Choice
+from tqcli.serving.subject import Subject
+
+# Of tq's names those that upstream has.
+_CACHE_TYPES = {"k8v4": "turboquant_k8v4", "k4v4": "turboquant_4bit_nc", "k3v4": "turboquant_k3v4_nc",
+                "k3v3": "turboquant_3bit_nc", "fp8": "fp8"}  # fmt: skip
+_OWN = ("--host", "--port", "--api-key", "--max-model-len", "--served-model-name", "--revision")
+_CACHE_FLAG = "--kv-cache-dtype"
+_CPU_CACHE_TYPES = ("auto", "bfloat16", "fp8", "fp8_e4m3", "fp8_e5m2")
+_OFFLOAD = ("--cpu-offload-", "--offload-")
+_KEY = "VLLM_API_KEY"
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the user asked for, engine aside."""
+
+    host: str
+    port: int
+    name: str
+    kv: str = "none"
+    api_key: str | None = None
+    max_model_len: int | None = None
+    flags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Command:
+    """arguments: of `vllm`. environment: what is added to it; the key goes there, where nobody can read it."""
+
+    arguments: tuple[str, ...]
+    environment: Mapping[str, str]
+
+    @property
+    def program(self) -> tuple[str, ...]:
+        """`vllm` of this very Python."""
+        return (sys.executable, "-m", "vllm.entrypoints.cli.main", *self.arguments)
+
+
+def vllm_command(subject: Subject, wanted: Wanted, choice: Choice) -> Command:
+    """Raises InputError for a setting that would do nothing, or harm."""
+    _check_model(subject, choice.device)
+    _check_flags(subject, wanted, choice.device)
+    arguments = ["serve", subject.source, "--host", wanted.host, "--port", str(wanted.port)]
+    arguments += ["--served-model-name", wanted.name]
+    if subject.revision is not None:
+        arguments += ["--revision", subject.revision]
+    if wanted.max_model_len is not None:
+        arguments += ["--max-model-len", str(wanted.max_model_len)]
+    if wanted.kv != "none":
+        arguments += [_CACHE_FLAG, _cache_type(subject, wanted.kv, choice.device)]
+    environment = {} if wanted.api_key is None else {_KEY: wanted.api_key}
+    return Command((*arguments, *wanted.flags), environment)
+
+
+def _cache_type(subject: Subject, kv: str, device: str) -> str:
+    found = _CACHE_TYPES.get(kv)
+    if found is None:
+        known = ", ".join((*_CACHE_TYPES, "none"))
+        raise InputError(f"vLLM has no cache of type `{kv}`", fix=f"one of {known}; or --engine cpu")
+    _check_cache(subject, found, device, f"--kv {kv}")
+    return found
+
+
+def _check_cache(subject: Subject, cache_type: str, device: str, said: str) -> None:
+    if device == "cpu" and cache_type not in _CPU_CACHE_TYPES:
+        why = "vLLM takes it, ignores it, and crashes when the cache is full"
+        raise InputError(f"`{said}` does not work in vLLM on CPU", why=why, fix="--kv fp8 or none; or --engine cpu")
+    if not cache_type.startswith("turboquant"):
+        return
+    reason = _uneven(subject.text_config)
+    if reason:
+        why = f"{reason}, which vLLM's TurboQuant cache does not support"
+        raise InputError(f"`{said}` does not work with this model in vLLM", why=why, fix="--kv fp8 or none")
+
+
+def _uneven(config: Mapping[str, Any]) -> str:
+    """Why attention is not the same in all layers; empty where it is."""
+    kinds = config.get("layer_types")
+    if isinstance(kinds, Sequence) and "sliding_attention" in kinds:
+        return "it has layers with a sliding window"
+    if config.get("sliding_window") and config.get("use_sliding_window", True):
+        return "it has a sliding window"
+    if config.get("global_head_dim") not in (None, config.get("head_dim")):
+        return "its layers have heads of unequal sizes"
+    return ""
+
+
+def _check_flags(subject: Subject, wanted: Wanted, device: str) -> None:
+    for i, flag in enumerate(wanted.flags):
+        name, equals, value = flag.partition("=")
+        # vLLM takes both spellings.
+        name = name.replace("_", "-")
+        if name in _OWN or name == "--model":
+            fix = "name the model first" if name == "--model" else f"{name} before `--`"
+            raise InputError(f"`{name}` is one of tq's own", why="it was given after `--`", fix=fix)
+        if name == _CACHE_FLAG:
+            if wanted.kv != "none":
+                raise InputError(f"`--kv {wanted.kv}` and `{_CACHE_FLAG}` say the same thing twice", fix="one of them")
+            cache_type = value if equals else "".join(wanted.flags[i + 1 : i + 2])
+            _check_cache(subject, cache_type, device, f"{_CACHE_FLAG} {cache_type}")
+        if device == "cpu" and name.startswith(_OFFLOAD):
+            raise InputError(f"`{name}` does nothing in vLLM on CPU", why="the weights are in main memory already")
+
+
+def _check_model(subject: Subject, device: str) -> None:
+    """Compressed experts that vLLM has no CPU kernel for: it would end with a traceback after loading."""
+    config = subject.text_config
+    experts = next(
+        (config[key] for key in ("num_experts", "num_local_experts", "n_routed_experts") if key in config), 0
+    )
+    if device != "cpu" or subject.layout != "compressed_tensors" or not experts:
+        return
+    activation = str(config.get("hidden_activation") or config.get("hidden_act") or "silu")
+    why = ""
+    if activation != "silu":
+        why = f"its CPU kernels for compressed experts know SiLU only, and this model has `{activation}`"
+    elif _is_fp8_by_channel(subject.config.get("quantization_config")):
+        why = "it has no CPU kernel for FP8 experts with scales by channel"
+    if why:
+        raise InputError(f"vLLM on CPU cannot serve `{subject.source}`", why=why, fix="--engine cpu")
+
+
+def _is_fp8_by_channel(section: Any) -> bool:
+    groups = section.get("config_groups") if isinstance(section, Mapping) else None
+    weights = [group.get("weights") or {} for group in groups.values()] if isinstance(groups, Mapping) else []
+    return any(
+        one.get("type") == "float" and one.get("num_bits") == 8 and one.get("strategy") == "channel" for one in weights
+    )
