@@ -111,7 +111,7 @@ def test_a_model_that_gives_nan_is_refused(loaded, text):
 @pytest.mark.slow
 def test_costs_do_not_depend_on_threads(text):
     plan = plan_job(Job(str(MODEL), "tq3"))
-    groups = find_groups(plan, Planner(plan, DEFAULT_SHARD_BYTES).arrangement)
+    groups = find_groups(plan, Planner(plan, DEFAULT_SHARD_BYTES).arrangement)[::4]
     errors = sample_errors(plan.source.storage, groups, workers=1)
     one, two = (Calibration(str(MODEL), plan.architecture, text, n).costs(groups, errors) for n in (1, 2))
     assert one == two
@@ -146,8 +146,9 @@ def divergence(meter, model, plan):
 def test_calibration_on_the_command_line(text, here):
     from support.command import succeed
 
+    text.write_text(TEXT[: len(TEXT) // 4])
     size = plan_job(Job(str(MODEL), "tq3")).file_bytes
-    shown = succeed("convert", MODEL, "out", "--budget", size, "--calibrate", text)
+    shown = succeed("convert", MODEL, "out", "-r", "tq3", "--budget", size, "--calibrate", text)
     assert "predicted loss -" in shown.stdout
     assert "the original runs over" in shown.stderr
     assert sum(path.stat().st_size for path in Path("out").glob("*.safetensors")) <= size
