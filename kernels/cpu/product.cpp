@@ -2,14 +2,12 @@
 #include "product.h"
 
 #include <algorithm>
-#include <atomic>
 #include <cstdlib>
-#include <system_error>
-#include <thread>
 #include <vector>
 
 #include "floating_point.h"
 #include "product_layout.h"
+#include "product_threads.h"
 
 namespace tq {
 namespace {
@@ -94,24 +92,6 @@ std::vector<ProductBatch> batches_of(const int64_t* matrices, const int64_t* tok
   return batches;
 }
 
-// Runs work(piece, thread) for pieces 0 to count - 1 on this thread, which is number 0, and `threads` - 1 others.
-template <class Work>
-void share(int64_t count, int64_t threads, Work work) {
-  std::atomic<int64_t> next{0};
-  const auto run = [&](int64_t thread) {
-    const DefaultFloatingPoint mode;
-    for (int64_t piece = next++; piece < count; piece = next++) work(piece, thread);
-  };
-  std::vector<std::thread> others;
-  try {
-    for (int64_t i = 1; i < threads; ++i) others.emplace_back(run, i);
-  } catch (const std::system_error&) {
-    // No further thread to be had: those that are there do the rest.
-  }
-  run(0);
-  for (std::thread& other : others) other.join();
-}
-
 // How the rows of all batches are cut.
 struct Cut {
   int64_t rows;     // of a piece
@@ -136,12 +116,16 @@ int32_t multiply(const ProductKernels& kernels, const ProductJob& job, const std
   const std::size_t scales = rounded(cut.rows * job.rows.groups * 4);
   const ProductMemory memory(scales * static_cast<std::size_t>(cut.threads));
   if (memory.at == nullptr) return TQ_UNAVAILABLE;
-  share(cut.all, cut.threads, [&](int64_t piece, int64_t thread) {
+  const auto run = [&](int64_t piece, int64_t thread) {
     const int64_t first = piece % cut.pieces * cut.rows;
     kernels.multiply(job, batches[static_cast<std::size_t>(piece / cut.pieces)], all_rows, first,
                      std::min(first + cut.rows, all_rows),
                      reinterpret_cast<float*>(memory.at + scales * static_cast<std::size_t>(thread)));
-  });
+  };
+  using Run = decltype(run);
+  share_work({[](const void* work, int64_t piece, int64_t thread) { (*static_cast<const Run*>(work))(piece, thread); },
+              &run, cut.all},
+             cut.threads);
   return TQ_OK;
 }
 

@@ -56,12 +56,14 @@ TQ_NOINLINE void add_run(const Reader& reader, const ProductRun& run, const Tile
   each<Rows>([&](auto r) TQ_LAMBDA { each<Tokens>([&](auto t) TQ_LAMBDA { sums[r][t] = sum[r][t]; }); });
 }
 
+// A NaN becomes the plain quiet one: its sign would depend on the processor.
 inline void store_result(TqDtype dtype, float value, uint8_t* result, int64_t row) {
+  const float plain = value == value ? value : __builtin_nanf("");
   if (dtype == TQ_F32) {
-    std::memcpy(result + 4 * row, &value, sizeof value);
+    std::memcpy(result + 4 * row, &plain, sizeof plain);
     return;
   }
-  const uint16_t bits = value == value ? float_to_bfloat(value) : 0x7FC0;
+  const uint16_t bits = float_to_bfloat(plain);
   std::memcpy(result + 2 * row, &bits, sizeof bits);
 }
 

@@ -5,6 +5,7 @@ Left out: the product itself. The formats' own pages are docs/native-format.md, 
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -108,6 +109,7 @@ def whole_levels(levels: NDArray[np.float32]) -> tuple[NDArray[np.int8], float]:
     return best[1], best[2]
 
 
+@lru_cache(maxsize=256)
 def row_layout(weights: ProductFormat, columns: int) -> RowLayout:
     """Of a row of `columns` weights. ValueError where the format has no such rows."""
     size = weights.group_size

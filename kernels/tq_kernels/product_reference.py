@@ -11,7 +11,7 @@ All floating point is float32, each operation rounded once. Of each token, for e
 Of each row: for each group, in order, the products of the weights' whole numbers with those of the token are added up,
 without rounding, in 16 lanes: column c of the group in lane c % 64 // 4. Each lane's sum is multiplied with the
 product of the weights' scale and the activations', and added to the row's lane. At last lanes l and l + 8 are added, of
-the results l and l + 4, then 2, 1. Left out: speed.
+the results l and l + 4, then 2, 1. A result that is NaN is the plain quiet one. Left out: speed.
 """
 
 from typing import Any
@@ -62,7 +62,7 @@ def _one(
         while lanes.shape[1] > 1:
             half = lanes.shape[1] // 2
             lanes = lanes[:, :half] + lanes[:, half:]
-    return lanes[:, 0]
+    return np.where(np.isnan(lanes[:, 0]), np.float32(np.nan), lanes[:, 0])
 
 
 def _whole(weights: ProductFormat, values: NDArray[np.float32], size: int) -> tuple[NDArray[np.int64], np.float32]:

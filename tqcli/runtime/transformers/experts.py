@@ -1,6 +1,7 @@
 """Experts with packed weights: of each layer only the experts that a token chose are decoded, one at a time.
 
 The arithmetic, and its order, are those of transformers' own "eager" experts, so that results are equal to the bit.
+Where the weights say so, a few tokens are multiplied in 8 bits instead, without decoding.
 """
 
 from collections.abc import Iterable
@@ -14,6 +15,7 @@ from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 from tqcli.errors import InputError
 from tqcli.formats.native import QUANT_METHOD
 from tqcli.runtime.transformers.hooks import in_place
+from tqcli.runtime.transformers.weight import TqWeight
 
 PROJECTIONS = ("gate_up_proj", "down_proj")
 
@@ -33,6 +35,8 @@ def experts_forward(self: Any, hidden_states: Tensor, top_k_index: Tensor, top_k
         raise InputError(f"experts of the kind `{type(self).__name__}` do not run packed", why=peculiar)
     result = torch.zeros_like(hidden_states)
     with in_place(self.gate_up_proj, self.down_proj):
+        if _multiply(self, hidden_states):
+            return _by_products(self, hidden_states, top_k_index, top_k_weights)
         for expert in torch.unique(top_k_index).tolist():
             # In expert parallel, the number after the last means: not here.
             if expert == self.num_experts:
@@ -42,6 +46,31 @@ def experts_forward(self: Any, hidden_states: Tensor, top_k_index: Tensor, top_k
             output = functional.linear(gated, self.down_proj[expert])
             output = output * top_k_weights[token, position, None]
             result.index_add_(0, token, output.to(result.dtype))
+    return result
+
+
+def _multiply(self: Any, hidden: Tensor) -> bool:
+    """Whether both weights are packed and to be multiplied in 8 bits."""
+    weights = self.gate_up_proj, self.down_proj
+    return all(isinstance(weight, TqWeight) and weight.multiplies(hidden) for weight in weights)
+
+
+def _by_products(self: Any, hidden: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
+    """All experts of all tokens in two calls. A token's results are added in the order of experts, as above."""
+    tokens, count = top_k_index.shape
+    by_token, places = torch.sort(top_k_index, dim=1)
+    experts, order = torch.sort(by_token.view(-1), stable=True)
+    # In expert parallel, the number after the last means: not here.
+    here = int(torch.searchsorted(experts, self.num_experts))
+    pairs = experts[:here], order[:here] // count
+    gated = self._apply_gate(self.gate_up_proj.multiply(hidden, pairs))
+    output = self.down_proj.multiply(gated, (pairs[0], torch.arange(here)))
+    found = hidden.new_zeros(tokens * count, hidden.shape[-1])
+    found[order[:here]] = (output * top_k_weights.gather(1, places).view(-1)[order[:here], None]).to(hidden.dtype)
+    # An addition for each expert of a token: several times as fast as one `index_add_`.
+    result = torch.zeros_like(hidden)
+    for one in found.view(tokens, count, -1).unbind(1):
+        result += one
     return result
 
 

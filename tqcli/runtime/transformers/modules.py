@@ -14,7 +14,7 @@ _HEAD_WEIGHTS = 128 << 20
 
 
 class TqLinear(nn.Module):
-    """`nn.Linear` with a packed weight: decode, multiply, forget."""
+    """`nn.Linear` with a packed weight: decode, multiply, forget. Or, where the weight says so, a product in 8 bits."""
 
     def __init__(self, linear: nn.Linear, weight: TqWeight) -> None:
         super().__init__()
@@ -27,7 +27,10 @@ class TqLinear(nn.Module):
     def forward(self, hidden: Tensor) -> Tensor:
         """(..., in_features) -> (..., out_features)."""
         with in_place(self.weight):
-            return functional.linear(hidden, self.weight.decode(), self.bias)
+            if not self.weight.multiplies(hidden):
+                return functional.linear(hidden, self.weight.decode(), self.bias)
+            result = self.weight.multiply(hidden)
+            return result if self.bias is None else result + self.bias
 
     def unpacked(self) -> nn.Linear:
         """The plain module, with the decoded weight."""
@@ -88,6 +91,8 @@ class TqTiedHead(nn.Module):
         rows, columns = weight.shape
         step = max(1, _HEAD_WEIGHTS // columns)
         with in_place(weight):
+            if weight.multiplies(hidden):
+                return weight.multiply(hidden)
             pieces = [
                 functional.linear(hidden, weight.slice_rows(start, min(start + step, rows)))
                 for start in range(0, rows, step)

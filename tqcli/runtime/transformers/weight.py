@@ -10,10 +10,12 @@ from typing import Self
 
 import torch
 from torch import Tensor, nn
+from tq_kernels.product_tensors import product_tensor
 
 from tqcli.errors import InputError
 from tqcli.formats.native_section import NativeFormat
 from tqcli.runtime.transformers.packed import Shape, decode_packed, leaves, stored_dtypes
+from tqcli.runtime.transformers.products import Activations, can_multiply, product_format
 
 
 class TqWeight(nn.Module):
@@ -21,7 +23,11 @@ class TqWeight(nn.Module):
 
     It holds two parameters, named and typed as the format has it: codes, such as `tq_packed`, and what goes with each
     group of them, such as `tq_norms`. Both keep the shape they have on disk, so that loading copies nothing.
+    activations: how it is multiplied; see `products`. threads: of products.
     """
+
+    activations: Activations = "float"
+    threads: int = 1
 
     def __init__(
         self, shape: Shape, stored_as: NativeFormat, dtype: torch.dtype, codes_shape: Shape, scales_shape: Shape
@@ -30,9 +36,8 @@ class TqWeight(nn.Module):
         self.weight_shape = torch.Size(shape)
         self.stored_as = stored_as
         self.decoded_dtype = dtype
-        for leaf, size, kind in zip(
-            leaves(stored_as), (codes_shape, scales_shape), stored_dtypes(stored_as), strict=True
-        ):
+        self._leaves = leaves(stored_as)
+        for leaf, size, kind in zip(self._leaves, (codes_shape, scales_shape), stored_dtypes(stored_as), strict=True):
             self.register_parameter(leaf, _empty(size, kind))
         # Tells the model's `_init_weights` that there is nothing here to initialise.
         self._is_hf_initialized = True
@@ -40,8 +45,8 @@ class TqWeight(nn.Module):
     @property
     def parts(self) -> tuple[nn.Parameter, nn.Parameter]:
         """Codes, and what goes with them."""
-        codes, scales = leaves(self.stored_as)
-        return self.get_parameter(codes), self.get_parameter(scales)
+        codes, scales = self._leaves
+        return getattr(self, codes), getattr(self, scales)
 
     @property
     def shape(self) -> torch.Size:
@@ -77,6 +82,27 @@ class TqWeight(nn.Module):
     def slice_rows(self, start: int, stop: int) -> Tensor:
         """Decode weight[start:stop]."""
         return self._decode(*(part[start:stop] for part in self._by_item())).view(-1, *self.weight_shape[1:])
+
+    def multiplies(self, hidden: Tensor) -> bool:
+        """Whether `multiply` is to be used for activations (..., columns) instead of decoding."""
+        return self.activations == "int8" and self.device.type == "cpu" and can_multiply(self.stored_as, hidden)
+
+    def multiply(self, hidden: Tensor, pairs: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """(..., columns) -> (..., rows), activations rounded to 8 bits; the weight is not decoded.
+
+        pairs: numbers of items of a weight of three dimensions and of tokens, (n,) each; the result is (n, rows).
+        """
+        columns = self.weight_shape[-1]
+        matrices = 1 if pairs is None else self.weight_shape[0]
+        found = product_tensor(
+            product_format(self.stored_as),
+            *self.parts,
+            hidden.reshape(-1, columns),
+            matrices=matrices,
+            pairs=pairs,
+            threads=self.threads,
+        )
+        return found if pairs is not None else found.view(*hidden.shape[:-1], -1)
 
     def _by_item(self) -> tuple[Tensor, Tensor]:
         codes, scales = (part.detach().view(self.weight_shape[0], -1) for part in self.parts)

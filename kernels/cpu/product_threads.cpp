@@ -1,0 +1,105 @@
+#include "product_threads.h"
+
+#include <pthread.h>
+
+#include <atomic>
+#include <condition_variable>
+#include <mutex>
+#include <system_error>
+#include <thread>
+
+#include "floating_point.h"
+
+namespace tq {
+namespace {
+
+constexpr int64_t kMostThreads = 256;
+
+// Waiting threads join the job that is open when they wake. One that wakes late finds none and is not waited for.
+class Pool {
+ public:
+  void share(const SharedWork& work, int64_t threads) {
+    std::unique_lock<std::mutex> owner(owner_, std::try_to_lock);
+    if (!owner.owns_lock()) return run_alone(work);
+    grow(threads - 1);
+    next_ = 0;
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      open_ = &work;
+      places_ = threads - 1;
+      joined_ = 0;
+    }
+    wake_.notify_all();
+    run_pieces(work, 0);
+    std::unique_lock<std::mutex> lock(mutex_);
+    open_ = nullptr;
+    done_.wait(lock, [&] { return working_ == 0; });
+  }
+
+  static void run_alone(const SharedWork& work) {
+    const DefaultFloatingPoint mode;
+    for (int64_t piece = 0; piece < work.count; ++piece) work.run(work.work, piece, 0);
+  }
+
+ private:
+  // Further threads, as far as there are any to be had.
+  void grow(int64_t wanted) {
+    try {
+      for (; threads_ < wanted && threads_ < kMostThreads; ++threads_) std::thread([this] { serve(); }).detach();
+    } catch (const std::system_error&) {
+      // Those that are there do the rest.
+    }
+  }
+
+  void run_pieces(const SharedWork& work, int64_t thread) {
+    const DefaultFloatingPoint mode;
+    for (int64_t piece = next_++; piece < work.count; piece = next_++) work.run(work.work, piece, thread);
+  }
+
+  void serve() {
+    std::unique_lock<std::mutex> lock(mutex_);
+    for (;;) {
+      wake_.wait(lock, [&] { return open_ != nullptr && joined_ < places_ && next_ < open_->count; });
+      const SharedWork& work = *open_;
+      const int64_t thread = ++joined_;
+      ++working_;
+      lock.unlock();
+      run_pieces(work, thread);
+      lock.lock();
+      if (--working_ == 0) done_.notify_one();
+    }
+  }
+
+  std::mutex owner_, mutex_;
+  std::condition_variable wake_, done_;
+  std::atomic<int64_t> next_{0};
+  const SharedWork* open_ = nullptr;
+  int64_t places_ = 0, joined_ = 0, working_ = 0;
+  int64_t threads_ = 0;
+};
+
+std::atomic<Pool*> the_pool{nullptr};
+
+// A child process has none of its parent's threads; what they held stays behind with them.
+void forget_pool() { the_pool = nullptr; }
+
+// Never freed: its threads wait for as long as the process lives.
+Pool& pool() {
+  static const int registered = pthread_atfork(nullptr, nullptr, forget_pool);
+  (void)registered;
+  if (Pool* found = the_pool) return *found;
+  Pool* made = new Pool;
+  Pool* found = nullptr;
+  if (the_pool.compare_exchange_strong(found, made)) return *made;
+  delete made;
+  return *found;
+}
+
+}  // namespace
+
+void share_work(const SharedWork& work, int64_t threads) {
+  if (threads < 2 || work.count < 2) return Pool::run_alone(work);
+  pool().share(work, threads);
+}
+
+}  // namespace tq

@@ -1,0 +1,46 @@
+"""How packed weights meet activations: decoded to floating point, or, for a few tokens, as products in 8 bits.
+
+"float" decodes what a call needs and multiplies with torch, equal to the bit to the decoded model. "int8" multiplies
+without decoding where it can: on the CPU, with the native kernels, for at most MOST_TOKENS tokens of bfloat16 or
+float32 without a gradient. All else (more tokens, other devices and dtypes, groups of 256 columns, weights that are
+not packed) computes as with "float". Activations are rounded to 8 bits for it, one scale a group of columns, which
+costs some 4e-5 of a result's energy: logits are close, not equal.
+
+Left out: the arithmetic (`tq_kernels.product`), and who says which (`activations`).
+"""
+
+from functools import lru_cache
+from typing import Literal
+
+from torch import Tensor, is_grad_enabled
+from tq_kernels import product_formats
+from tq_kernels.product_formats import ProductFormat
+from tq_kernels.product_tensors import takes
+
+from tqcli.codec import turboquant
+from tqcli.formats.native_section import NativeFormat
+from tqcli.formats.tq import Tq
+from tqcli.formats.trellis import Trellis
+
+Activations = Literal["float", "int8"]
+
+# From here on decoding once for all tokens is faster: docs/measurements.md.
+MOST_TOKENS = 32
+
+
+def can_multiply(stored_as: NativeFormat, hidden: Tensor) -> bool:
+    """Whether "int8" applies to activations of any shape (..., columns) and a weight in this format."""
+    tokens = hidden.numel() // max(1, hidden.shape[-1])
+    if tokens > MOST_TOKENS or not takes(hidden) or (hidden.requires_grad and is_grad_enabled()):
+        return False
+    return stored_as.format == "trellis" or stored_as.group_size in product_formats.GROUP_SIZES
+
+
+@lru_cache(maxsize=64)
+def product_format(stored_as: NativeFormat) -> ProductFormat:
+    """What the kernels know of a format. ValueError for groups of 256 columns."""
+    if isinstance(stored_as, Trellis):
+        return product_formats.of_trellis(stored_as.tables)
+    if isinstance(stored_as, Tq):
+        return product_formats.of_tq(turboquant.tables(stored_as.bits, stored_as.group_size, stored_as.seed))
+    return product_formats.of_uniform(stored_as.bits, stored_as.group_size)
