@@ -2,8 +2,7 @@
 
 import pytest
 import torch
-from support.kv_caches import cache_name, logits, rounded_cache
-from transformers.cache_utils import DynamicCache
+from support.kv_caches import cache_name, logits, plain_cache, rounded_cache
 
 from tqcli.errors import InputError
 from tqcli.kv.cache import TurboQuantCache
@@ -26,7 +25,7 @@ def generate(model, ids, cache=None, **options):
 def test_a_model_sees_the_rounded_tokens_and_no_others(model, ids, chunks):
     found = logits(model, ids, TurboQuantCache(model.config, **SMALL), chunks)
     assert torch.equal(found, logits(model, ids, rounded_cache(model.config, **SMALL), chunks))
-    plain = logits(model, ids, DynamicCache(config=model.config), chunks)
+    plain = logits(model, ids, plain_cache(model.config), chunks)
     assert torch.equal(found, plain) == (chunks == [60])
 
 
@@ -34,7 +33,7 @@ def test_a_model_sees_the_rounded_tokens_and_no_others(model, ids, chunks):
 def test_all_in_the_residual_window_is_the_plain_cache_to_the_bit(model, ids, dtype):
     model = model.to(dtype)
     try:
-        plain = logits(model, ids, DynamicCache(config=model.config), CHUNKS["one by one"])
+        plain = logits(model, ids, plain_cache(model.config), CHUNKS["one by one"])
         for options in ({"residual_tokens": None}, {"residual_tokens": float("inf"), "kv": "k2v2"}, {"kv": "none"}):
             found = logits(model, ids, TurboQuantCache(model.config, sliding=True, **options), CHUNKS["one by one"])
             assert torch.equal(found, plain)
@@ -43,7 +42,7 @@ def test_all_in_the_residual_window_is_the_plain_cache_to_the_bit(model, ids, dt
 
 
 def test_more_bits_are_nearer(llama, ids):
-    plain = logits(llama, ids, DynamicCache(config=llama.config), CHUNKS["one by one"])
+    plain = logits(llama, ids, plain_cache(llama.config), CHUNKS["one by one"])
     errors = []
     for kv in ("k2v2", "k4v4", "k6v6", "k8v8"):
         found = logits(llama, ids, TurboQuantCache(llama.config, **SMALL | {"kv": kv}), CHUNKS["one by one"])

@@ -45,17 +45,25 @@ class _Sliding(_RoundedTokens, DynamicSlidingWindowLayer):
     pass
 
 
+def plain_cache(config):
+    """What transformers uses by itself; up to version 5.12 it forgets the sliding windows of some models, not here."""
+    cache = DynamicCache(config=config)
+    if not cache.layers:
+        cache.layers, cache.layer_class_to_replicate = TurboQuantCache(config, "none").layers, None
+    return cache
+
+
 def rounded_cache(config, **options):
     """A plain cache that reads back what `TurboQuantCache(config, **options)` does; no rollback."""
     settings = read_settings(**options)
-    cache = DynamicCache(config=config)
+    cache = plain_cache(config)
     for number, layer in enumerate(cache.layers):
         if type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer):
             continue
         if not layer.is_sliding:
             cache.layers[number] = _Full().setup(settings, settings.sink_tokens)
         elif settings.sliding and packed_limit(settings, layer.sliding_window) > 0:
-            cache.layers[number] = _Sliding(layer.sliding_window).setup(settings, 0)
+            cache.layers[number] = _Sliding(sliding_window=layer.sliding_window).setup(settings, 0)
     return cache
 
 
@@ -79,7 +87,3 @@ def cache_name(model):
     import inspect
 
     return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
-
-
-def compressed_cache(model, **options):
-    return TurboQuantCache(model.config, **options)
