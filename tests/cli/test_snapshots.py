@@ -177,10 +177,11 @@ def served(here) -> Path:
 
 def test_serve(served):
     for_cpu = ("--engine", "cpu", "--print")
-    check("serve-print", "serve", "out", *for_cpu)
+    check("serve-print", "serve", "out", *for_cpu, "--activations", "float")
+    check("serve-print-plain", "serve", "model", *for_cpu)
     check("serve-print-all", "serve", "out", *for_cpu, "--kv", "k4v3", "--host", "0.0.0.0", "--port", 1234,
           "--api-key", "secret", "--served-model-name", "a name", "--max-model-len", 99, "--max-waiting", 3,
-          "--grace", 1.5)  # fmt: skip
+          "--grace", 1.5, "--activations", "float")  # fmt: skip
     check("serve-vllm-print", "serve", "model", "--engine", "vllm", "--print", "--kv", "fp8", "--api-key", "secret",
           "--", "-tp", 2, "--hf-overrides", '{"a": 1}')  # fmt: skip
 
@@ -195,6 +196,8 @@ def test_serve_refuses(served):
         "serve-vllm-grace": ("model", *vllm, "--grace", "1"),
         "serve-cpu-flag": ("out", "--engine", "cpu", "--", "--enforce-eager"),
         "serve-cpu-cache": ("out", "--engine", "cpu", "--kv", "fp8"),
+        "serve-activations": ("model", "--engine", "cpu", "--activations", "int8"),
+        "serve-vllm-activations": ("model", *vllm, "--activations", "float"),
         "serve-cache": ("out", "--engine", "cpu", "--kv", "q4"),
         "serve-context": ("out", "--engine", "cpu", "--max-model-len", "999999"),
         "serve-engine": ("out", "--engine", "gpu"),

@@ -33,7 +33,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def server(folder):
-    with running(folder, "--api-key", KEY, "--max-model-len", "512") as found:
+    with running(folder, "--api-key", KEY, "--max-model-len", "512", "--activations", "float") as found:
         yield found
 
 
@@ -173,19 +173,23 @@ class TestSignals:
             assert server.stop() == 0
             assert "Traceback" not in "".join(server.errors)
 
-    def test_what_it_prints(self, folder, monkeypatch):
+    def test_what_it_prints_and_answers_with_compressed_keys_and_values(self, folder, monkeypatch):
         monkeypatch.chdir(folder.parent)
         with running(Path("tiny"), "--kv", "k4v3", "--engine", "cpu", "--host", "127.0.0.1") as server:
             shown = server.lines
+            asked = {"model": "tiny", "prompt": "The function returns", "max_tokens": 200, "temperature": 0}
+            texts = {httpx2.post(f"{server.url}/completions", json=asked).json()["choices"][0]["text"] for _ in "ab"}
+            assert len(texts) == 1
+            assert len(texts.pop()) > 100
         assert shown[:4] == [
             "model    tiny   gemma4   native   1.48 MB in 1 shard",
             "engine   cpu: asked for",
             "context  4096 tokens, of prompt and answer together",
             "cache    k4v3: 375.42 kB, 60 B a token, 256 B uncompressed",
         ]
-        assert shown[4].startswith("memory   500.38 MB (")
-        assert shown[5].startswith("ready    http://127.0.0.1:")
-        assert shown[5].endswith("/v1 as `tiny`; Ctrl-C stops")
+        assert shown[-2].startswith("memory   500.38 MB (")
+        assert shown[-1].startswith("ready    http://127.0.0.1:")
+        assert shown[-1].endswith("/v1 as `tiny`; Ctrl-C stops")
         assert all(len(line) <= 80 for line in shown)
 
     def test_a_short_answer_is_finished(self, folder):

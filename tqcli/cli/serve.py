@@ -13,6 +13,7 @@ from tqcli.errors import InputError
 if TYPE_CHECKING:
     from tqcli.serving.budget import Budget
     from tqcli.serving.choice import Choice, Engine
+    from tqcli.serving.embedded import Listening
     from tqcli.serving.subject import Subject
     from tqcli.serving.vllm_command import Command, Wanted
 
@@ -48,6 +49,12 @@ def serve_command(
             min=0, max=3600, help="For the running answer when stopped; engine cpu. [default: 5]", metavar="S"
         ),
     ] = None,
+    activations: Annotated[
+        str | None,
+        typer.Option(
+            help="int8 or float: how packed weights are multiplied; engine cpu. [default: int8]", metavar="TYPE"
+        ),
+    ] = None,
     revision: Revision = None,
     only_print: Annotated[bool, typer.Option("--print", help="Print the command that is started, and stop.")] = False,
     output_format: Format = OutputFormat.human,
@@ -77,13 +84,11 @@ def serve_command(
             host, port, served_model_name or subject.name, kv, api_key, max_model_len, tuple(vllm_flags or ())
         )
         if choice.engine is Engine.vllm:
-            _check_embedded_only(max_waiting, grace)
+            _check_embedded_only(("--max-waiting", max_waiting), ("--grace", grace), ("--activations", activations))
             _run_vllm(out, subject, choice, wanted, vllm_command(subject, wanted, choice), only_print)
         else:
-            _run_embedded(
-                out, subject, choice, wanted, only_print,
-                _DEFAULT_WAITING if max_waiting is None else max_waiting, _DEFAULT_GRACE if grace is None else grace,
-            )  # fmt: skip
+            limits = (max_waiting, grace)
+            _run_embedded(out, subject, choice, wanted, only_print, limits, activations)
 
 
 def _engine(name: str) -> "Engine":
@@ -100,8 +105,8 @@ def _check_flags(flags: list[str]) -> None:
         raise InputError(f"what is `{flags[0]}`?", fix="one MODEL; flags for vLLM come after `--`")
 
 
-def _check_embedded_only(max_waiting: int | None, grace: float | None) -> None:
-    for flag, value in (("--max-waiting", max_waiting), ("--grace", grace)):
+def _check_embedded_only(*given: tuple[str, object]) -> None:
+    for flag, value in given:
         if value is not None:
             raise InputError(f"`{flag}` does nothing with vLLM", why="it is of the embedded engine")
 
@@ -129,7 +134,13 @@ def _run_vllm(
 
 
 def _run_embedded(
-    out: Out, subject: "Subject", choice: "Choice", wanted: "Wanted", only_print: bool, max_waiting: int, grace: float
+    out: Out,
+    subject: "Subject",
+    choice: "Choice",
+    wanted: "Wanted",
+    only_print: bool,
+    limits: tuple[int | None, float | None],
+    activations: str | None,
 ) -> None:
     from tqcli.serving import embedded
 
@@ -140,35 +151,48 @@ def _run_embedded(
         )
     embedded.check_cache(wanted.kv)
     embedded.check_installed()
+    waiting, grace = limits
+    listening = embedded.Listening(
+        host=wanted.host,
+        port=wanted.port,
+        names=(wanted.name,),
+        api_key=wanted.api_key,
+        max_waiting=_DEFAULT_WAITING if waiting is None else waiting,
+        grace=_DEFAULT_GRACE if grace is None else grace,
+        activations=embedded.choose_activations(subject, activations),
+    )
     budget = embedded.plan(subject, wanted.kv, wanted.max_model_len)
-    key = "" if wanted.api_key is None else "TQ_API_KEY=... "
-    line = key + shlex.join(_own_command(subject, wanted, budget.context, max_waiting, grace))
+    line = _own_command(subject, budget, listening)
+    data = _data(choice, budget, listening, line)
     if only_print:
         out.line(line)
-        out.result(_data(choice, budget, line), line)
+        out.result(data, line)
         return
     _print_subject(out, subject, choice)
-    _print_budget(out, budget)
+    _print_budget(out, budget, listening)
     _warn_open(out, wanted)
     out.flush()
 
     def ready(port: int) -> None:
         url = _url(wanted.host, port)
         out.line(f"ready    {url} as `{wanted.name}`; Ctrl-C stops")
-        out.result({**_data(choice, budget, line), "url": url}, url)
+        out.result({**data, "url": url}, url)
         out.flush()
 
-    listening = embedded.Listening(wanted.host, wanted.port, (wanted.name,), wanted.api_key, max_waiting, grace)
     embedded.serve(subject, budget, listening, ready)
 
 
-def _own_command(subject: "Subject", wanted: "Wanted", context: int, max_waiting: int, grace: float) -> list[str]:
+def _own_command(subject: "Subject", budget: "Budget", listening: "Listening") -> str:
+    key = "" if listening.api_key is None else "TQ_API_KEY=... "
     revision = [] if subject.revision is None else ["--revision", subject.revision]
-    return [
-        "tq", "serve", subject.source, *revision, "--engine", "cpu", "--kv", wanted.kv, "--host", wanted.host,
-        "--port", str(wanted.port), "--served-model-name", wanted.name, "--max-model-len", str(context),
-        "--max-waiting", str(max_waiting), "--grace", f"{grace:g}",
+    packed = [] if subject.layout != "native" else ["--activations", listening.activations]
+    arguments = [
+        "tq", "serve", subject.source, *revision, "--engine", "cpu", "--kv", budget.kv, *packed,
+        "--host", listening.host, "--port", str(listening.port), "--served-model-name", *listening.names,
+        "--max-model-len", str(budget.context), "--max-waiting", str(listening.max_waiting),
+        "--grace", f"{listening.grace:g}",
     ]  # fmt: skip
+    return key + shlex.join(arguments)
 
 
 def _print_subject(out: Out, subject: "Subject", choice: "Choice") -> None:
@@ -179,7 +203,7 @@ def _print_subject(out: Out, subject: "Subject", choice: "Choice") -> None:
     out.line(f"engine   {choice.engine}: {choice.why}")
 
 
-def _print_budget(out: Out, budget: "Budget") -> None:
+def _print_budget(out: Out, budget: "Budget", listening: "Listening") -> None:
     cache = budget.cache
     out.line(f"context  {budget.context} tokens, of prompt and answer together")
     saved = f", {size(cache.full_bytes_per_token)} uncompressed" if budget.kv != "none" else ""
@@ -187,6 +211,9 @@ def _print_budget(out: Out, budget: "Budget") -> None:
     weights = (
         f"decoded weights {size(budget.decoded_bytes)}" if budget.decoded_bytes else "weights stay on disk, mapped"
     )
+    if listening.activations == "int8":
+        out.line("weights  multiplied as they are, activations in int8; `--activations float`")
+        out.line("         is exact and slower")
     out.line(f"memory   {size(budget.needed)} ({size(budget.available)} free); {weights}")
     if budget.shortened_from:
         out.note(f"note: the model could take {budget.shortened_from} tokens; their cache does not fit in memory")
@@ -203,12 +230,13 @@ def _url(host: str, port: int) -> str:
     return f"http://[{host}]:{port}/v1" if ":" in host else f"http://{host}:{port}/v1"
 
 
-def _data(choice: "Choice", budget: "Budget", line: str) -> dict[str, object]:
+def _data(choice: "Choice", budget: "Budget", listening: "Listening", line: str) -> dict[str, object]:
     return {
         "engine": "cpu",
         "why": choice.why,
         "context": budget.context,
         "kv": budget.kv,
+        "activations": listening.activations,
         "cache_bytes": budget.cache_bytes,
         "cache_bytes_per_token": budget.cache.bytes_per_token,
         "memory_needed": budget.needed,

@@ -10,10 +10,12 @@ from tqcli.serving.budget import Budget, plan_memory
 from tqcli.serving.machine import available_memory
 from tqcli.serving.subject import Subject
 
+_PACKED = "native"
+
 
 @dataclass(frozen=True)
 class Listening:
-    """Where, and with which limits: see `tqcli.server.service.Settings`."""
+    """Where, and with which limits: see `tqcli.server.service.Settings`. activations: as in `tqcli.load`."""
 
     host: str
     port: int
@@ -21,6 +23,7 @@ class Listening:
     api_key: str | None
     max_waiting: int
     grace: float
+    activations: str
 
 
 def check_cache(kv: str) -> None:
@@ -30,6 +33,29 @@ def check_cache(kv: str) -> None:
     if kv == "fp8":
         raise InputError("the embedded engine has no FP8 cache", fix="--kv k8v8, k8v4, k4v4, k4v3 or none")
     parse_widths(kv)
+
+
+def choose_activations(subject: Subject, asked: str | None) -> str:
+    """int8 where there are packed weights and kernels for it, unless asked for otherwise.
+
+    Raises InputError for int8 where it would do nothing or cannot be, and for an unknown word.
+    """
+    from tqcli.runtime.transformers.activations import check_activations
+
+    if asked is not None:
+        check_activations(asked)
+        if asked == "int8" and subject.layout != _PACKED:
+            why = f"`{subject.source}` has no weights that stay packed in memory"
+            raise InputError("`--activations int8` does nothing here", why=why)
+        return asked
+    if subject.layout != _PACKED:
+        return "float"
+    try:
+        check_activations("int8")
+    except InputError:
+        # Without compiled kernels there is one way only.
+        return "float"
+    return "int8"
 
 
 def check_installed() -> None:
@@ -73,19 +99,19 @@ def serve(subject: Subject, budget: Budget, listening: Listening, on_ready: Call
         grace=listening.grace,
     )
     with orderly_exit(), bind(listening.host, listening.port) as bound:
-        model, tokenizer = _load(subject)
+        model, tokenizer = _load(subject, listening.activations)
         service = make_service(model, tokenizer, _caches(model, budget.kv), settings)
         run(service, bound, lambda: on_ready(bound.getsockname()[1]))
 
 
-def _load(subject: Subject) -> tuple[Any, Any]:
+def _load(subject: Subject, activations: Any) -> tuple[Any, Any]:
     from transformers import logging
 
     from tqcli.runtime.load import load
 
     if not sys.stderr.isatty():
         logging.disable_progress_bar()
-    return load(subject.source, subject.revision)
+    return load(subject.source, subject.revision, activations=activations)
 
 
 def _caches(model: Any, kv: str) -> Callable[[], Any]:
