@@ -65,13 +65,13 @@ class ProductMemory {
 };
 
 // What all prepared tokens take: values, corrections, scales.
-std::size_t prepared_bytes(const ProductRows& rows, int64_t tokens) {
-  return rounded(tokens * rows.slots) + rounded(tokens * rows.groups * kProductLanes * 4) +
+std::size_t prepared_bytes(const ProductRows& rows, int64_t tokens, int32_t planes) {
+  return rounded(tokens * rows.slots * planes) + rounded(tokens * rows.groups * kProductLanes * 4) +
          rounded(tokens * rows.groups * 4);
 }
 
-Prepared prepared_at(uint8_t* memory, const ProductRows& rows, int64_t tokens) {
-  uint8_t* const lanes = memory + rounded(tokens * rows.slots);
+Prepared prepared_at(uint8_t* memory, const ProductRows& rows, int64_t tokens, int32_t planes) {
+  uint8_t* const lanes = memory + rounded(tokens * rows.slots * planes);
   uint8_t* const scales = lanes + rounded(tokens * rows.groups * kProductLanes * 4);
   return {reinterpret_cast<int8_t*>(memory), reinterpret_cast<int32_t*>(lanes), reinterpret_cast<float*>(scales)};
 }
@@ -133,11 +133,12 @@ int32_t multiply(const ProductKernels& kernels, const ProductJob& job, const std
 }  // namespace tq
 
 int32_t tq_product(const TqProductFormat* format, int32_t instruction_set, int32_t extensions, int32_t dtype,
-                   const void* codes, const void* scales, int64_t all_matrices, int64_t rows, int64_t columns,
+                   int32_t planes, const void* codes, const void* scales, int64_t all_matrices, int64_t rows, int64_t columns,
                    const void* activations, int64_t all_tokens, const int64_t* matrices, const int64_t* tokens,
                    int64_t pairs, void* results, int32_t threads) {
   if (format == nullptr || !tq::valid(*format) || !tq::valid(*format, columns)) return TQ_BAD_ARGUMENT;
   if ((dtype != TQ_BF16 && dtype != TQ_F32) || threads < 1) return TQ_BAD_ARGUMENT;
+  if (planes != 1 && planes != 2) return TQ_BAD_ARGUMENT;
   if (all_matrices < 0 || rows < 0 || all_tokens < 0 || pairs < 0) return TQ_BAD_ARGUMENT;
   if (rows == 0 || pairs == 0) return TQ_OK;
   if (codes == nullptr || scales == nullptr || activations == nullptr || results == nullptr) return TQ_BAD_ARGUMENT;
@@ -146,11 +147,12 @@ int32_t tq_product(const TqProductFormat* format, int32_t instruction_set, int32
   const tq::ProductKernels* kernels = tq::kernels_for(instruction_set, extensions);
   if (kernels == nullptr) return TQ_UNAVAILABLE;
   const tq::ProductRows layout = tq::rows_of(*format, columns);
-  const tq::ProductMemory memory(tq::prepared_bytes(layout, all_tokens));
+  const tq::ProductMemory memory(tq::prepared_bytes(layout, all_tokens, planes));
   if (memory.at == nullptr) return TQ_UNAVAILABLE;
-  const tq::ProductJob job{format, layout, static_cast<TqDtype>(dtype), static_cast<const uint8_t*>(codes),
-                           static_cast<const uint8_t*>(scales), static_cast<const uint8_t*>(activations),
-                           tq::prepared_at(memory.at, layout, all_tokens)};
+  const tq::ProductJob job{format, layout, static_cast<TqDtype>(dtype), planes,
+                           static_cast<const uint8_t*>(codes), static_cast<const uint8_t*>(scales),
+                           static_cast<const uint8_t*>(activations),
+                           tq::prepared_at(memory.at, layout, all_tokens, planes)};
   const tq::DefaultFloatingPoint mode;
   kernels->prepare(job, 0, all_tokens);
   const int64_t result_bytes = rows * (dtype == TQ_F32 ? 4 : 2);

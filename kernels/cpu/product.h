@@ -34,6 +34,8 @@ namespace tq {
 
 constexpr int kMostTokens = 8;    // multiplied with a group while it is decoded
 constexpr int kProductLanes = 16;  // sums of a row
+constexpr int kGreatestByte = 127;
+constexpr int kUpperByte = 255;    // what an upper byte counts: lower ones are then from -127 to 127
 
 // Groups of one size that lie side by side in a row.
 struct ProductRun {
@@ -60,9 +62,9 @@ struct ProductRows {
   int64_t slots;        // bytes of a prepared token's activations
 };
 
-// Activations as whole numbers, token by token.
+// Activations as whole numbers, token by token. Wide ones are 255 times a byte plus another.
 struct Prepared {
-  int8_t* values;        // slots a token
+  int8_t* values;        // slots a token; of wide ones, slots of upper bytes and then slots of lower ones
   int32_t* corrections;  // kProductLanes a group: -128 times the lane's sum
   float* scales;         // one a group
 };
@@ -71,6 +73,7 @@ struct ProductJob {
   const TqProductFormat* format;
   ProductRows rows;
   TqDtype dtype;  // of activations and results
+  int32_t planes;  // bytes of a whole number: 1 or 2
   const uint8_t* codes;
   const uint8_t* scales;
   const uint8_t* activations;
@@ -104,9 +107,9 @@ extern const ProductKernels kProductBytes_avx512;
 // Row p of `results` becomes the product of matrix matrices[p] and token tokens[p], for each of `pairs` pairs.
 //
 // codes, scales: matrices of rows x columns, one behind the other; activations: all_tokens x columns of dtype (bfloat16
-// or float32); results: pairs x rows of dtype. matrices, tokens: nullptr for 0 and for 0, 1, 2, ... extensions: 0 to
+// or float32); results: pairs x rows of dtype. planes: bytes that activations are rounded to, 1 or 2. matrices, tokens: nullptr for 0 and for 0, 1, 2, ... extensions: 0 to
 // do without instructions that not every processor of the set has.
 TQ_EXPORT int32_t tq_product(const TqProductFormat* format, int32_t instruction_set, int32_t extensions, int32_t dtype,
-                             const void* codes, const void* scales, int64_t all_matrices, int64_t rows, int64_t columns,
+                             int32_t planes, const void* codes, const void* scales, int64_t all_matrices, int64_t rows, int64_t columns,
                              const void* activations, int64_t all_tokens, const int64_t* matrices,
                              const int64_t* tokens, int64_t pairs, void* results, int32_t threads);

@@ -1,4 +1,5 @@
-// Activations become whole numbers, group by group: signs, rotation, signs, then 127 for the greatest magnitude.
+// Activations become whole numbers, group by group: signs, rotation, signs, then the greatest number of one byte or two for the
+// greatest magnitude.
 #pragma once
 
 #include "product.h"
@@ -58,27 +59,41 @@ inline uint32_t greatest(const float* values) {
   return found;
 }
 
-// Rounds values, which have room for 128, to -127..127. Returns the scale: NaN where a value is not finite.
-inline float to_bytes(const float* values, int64_t slot, int8_t* bytes) {
-  const uint32_t most = greatest(values);
-  if (most >= kInfinite || most < kNegligible) {
-    std::memset(bytes, 0, static_cast<size_t>(slot));
-    return most >= kInfinite ? __builtin_nanf("") : 0.0f;
-  }
-  const float inverse = 127.0f / from_bits(most);
-  for (int64_t i = 0; i < slot; ++i) {
-    const float shifted = values[i] * inverse + kNearest;
-    bytes[i] = static_cast<int8_t>(static_cast<int32_t>(to_bits(shifted) - to_bits(kNearest)));
-  }
-  return from_bits(most) / 127.0f;
+// The nearest whole number, ties to even, of one that is less than 2^22.
+TQ_INLINE int32_t nearest(float value) {
+  return static_cast<int32_t>(to_bits(value + kNearest) - to_bits(kNearest));
 }
 
-// -128 times the sum of each lane's activations: what unsigned codes, 128 too great, are too much.
-inline void correct(const int8_t* bytes, int64_t slot, int32_t* corrections) {
+// Rounds values, which have room for 128, so that the greatest becomes 127 of one byte, or 127 * 255 of two, of which
+// the lower one goes to `lower`. Returns the scale: NaN where a value is not finite.
+inline float to_bytes(const float* values, int64_t slot, int8_t* upper, int8_t* lower) {
+  const uint32_t most = greatest(values);
+  const float whole = lower == nullptr ? kGreatestByte : kGreatestByte * kUpperByte;
+  if (most >= kInfinite || most < kNegligible) {
+    std::memset(upper, 0, static_cast<size_t>(slot));
+    if (lower != nullptr) std::memset(lower, 0, static_cast<size_t>(slot));
+    return most >= kInfinite ? __builtin_nanf("") : 0.0f;
+  }
+  const float inverse = whole / from_bits(most);
+  if (lower == nullptr) {
+    for (int64_t i = 0; i < slot; ++i) upper[i] = static_cast<int8_t>(nearest(values[i] * inverse));
+  } else {
+    for (int64_t i = 0; i < slot; ++i) {
+      const int32_t number = nearest(values[i] * inverse);
+      const int32_t high = nearest(static_cast<float>(number) * (1.0f / kUpperByte));
+      upper[i] = static_cast<int8_t>(high);
+      lower[i] = static_cast<int8_t>(number - kUpperByte * high);
+    }
+  }
+  return from_bits(most) / whole;
+}
+
+// Adds -128 * times the sum of each lane's activations: what unsigned codes, 128 too great, are too much.
+inline void correct(const int8_t* bytes, int64_t slot, int32_t times, int32_t* corrections) {
   for (int lane = 0; lane < kProductLanes; ++lane) {
     int32_t sum = 0;
     for (int64_t i = 4 * lane; i < slot; i += 64) sum += bytes[i] + bytes[i + 1] + bytes[i + 2] + bytes[i + 3];
-    corrections[lane] = -128 * sum;
+    corrections[lane] += -128 * times * sum;
   }
 }
 
@@ -93,9 +108,13 @@ inline void prepare_group(const ProductJob& job, const ProductRun& run, int64_t 
     apply_signs(format.signs_after, run.size, values);
   }
   const int64_t number = token * job.rows.groups + run.group + index, slot = run.slot_bytes();
-  int8_t* const bytes = job.prepared.values + token * job.rows.slots + run.slot + index * slot;
-  job.prepared.scales[number] = to_bytes(values, slot, bytes) * run.factor;
-  correct(bytes, slot, job.prepared.corrections + number * kProductLanes);
+  int8_t* const upper = job.prepared.values + token * job.planes * job.rows.slots + run.slot + index * slot;
+  int8_t* const lower = job.planes == 1 ? nullptr : upper + job.rows.slots;
+  int32_t* const corrections = job.prepared.corrections + number * kProductLanes;
+  job.prepared.scales[number] = to_bytes(values, slot, upper, lower) * run.factor;
+  std::memset(corrections, 0, kProductLanes * sizeof *corrections);
+  correct(upper, slot, lower == nullptr ? 1 : kUpperByte, corrections);
+  if (lower != nullptr) correct(lower, slot, 1, corrections);
 }
 
 inline void prepare_activations(const ProductJob& job, int64_t first, int64_t last) {

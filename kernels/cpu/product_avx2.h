@@ -31,7 +31,16 @@ struct Avx2Product {
   }
 
   static TQ_INLINE Sums zero() { return {{_mm256_setzero_ps(), _mm256_setzero_ps()}}; }
-  static TQ_INLINE Integers start(const int32_t*) { return {{_mm256_setzero_si256(), _mm256_setzero_si256()}}; }
+  static TQ_INLINE Integers none() { return {{_mm256_setzero_si256(), _mm256_setzero_si256()}}; }
+  static TQ_INLINE Integers start(const int32_t*) { return none(); }
+
+  // Sums of upper bytes as what they count, 255, and others.
+  static TQ_INLINE __m256i upper(__m256i sum, __m256i other) {
+    return _mm256_add_epi32(_mm256_sub_epi32(_mm256_slli_epi32(sum, 8), sum), other);
+  }
+  static TQ_INLINE Integers upper(Integers sum, const Integers& other) {
+    return {{upper(sum.at[0], other.at[0]), upper(sum.at[1], other.at[1])}};
+  }
 
   // Magnitudes times signed activations: two products are at most 2 * 128 * 127, which 16 bits hold.
   static TQ_INLINE __m256i dot(__m256i sum, __m256i bytes, const int8_t* values) {

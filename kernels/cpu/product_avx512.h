@@ -19,6 +19,11 @@ struct Avx512Sums {
   }
 
   static TQ_INLINE Sums zero() { return _mm512_setzero_ps(); }
+  static TQ_INLINE Integers none() { return _mm512_setzero_si512(); }
+  // Sums of upper bytes as what they count, 255, and others.
+  static TQ_INLINE Integers upper(Integers sum, Integers other) {
+    return _mm512_add_epi32(_mm512_sub_epi32(_mm512_slli_epi32(sum, 8), sum), other);
+  }
   static TQ_INLINE Sums add(Sums sum, Integers dot, float factor) {
     return _mm512_add_ps(sum, _mm512_mul_ps(_mm512_cvtepi32_ps(dot), _mm512_set1_ps(factor)));
   }

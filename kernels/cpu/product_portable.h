@@ -40,7 +40,14 @@ struct PortableProduct {
   }
 
   static TQ_INLINE Sums zero() { return {}; }
+  static TQ_INLINE Integers none() { return {}; }
   static TQ_INLINE Integers start(const int32_t*) { return {}; }
+
+  // Sums of upper bytes as what they count, and others.
+  static TQ_INLINE Integers upper(Integers sum, const Integers& other) {
+    for (int lane = 0; lane < kProductLanes; ++lane) sum.at[lane] = kUpperByte * sum.at[lane] + other.at[lane];
+    return sum;
+  }
 
   static TQ_INLINE Integers dot(Integers sum, const Bytes& bytes, const int8_t* values) {
     for (int lane = 0; lane < kProductLanes; ++lane) {

@@ -28,10 +28,11 @@ struct Tile {
   const int8_t* values[Tokens];
   const int32_t* corrections[Tokens];
   const float* token_scales[Tokens];
+  int64_t lower;  // bytes from upper to lower bytes of activations, where there are any
   int64_t ahead;  // bytes from these rows' codes to those of the next
 };
 
-template <class Set, class Reader, int Halves, int Rows, int Tokens>
+template <class Set, class Reader, int Planes, int Halves, int Rows, int Tokens>
 TQ_NOINLINE void add_run(const Reader& reader, const ProductRun& run, const Tile<Rows, Tokens>& tile,
                          typename Set::Sums (&sums)[Rows][Tokens]) {
   typename Set::Sums sum[Rows][Tokens];
@@ -47,8 +48,14 @@ TQ_NOINLINE void add_run(const Reader& reader, const ProductRun& run, const Tile
       typename Set::Bytes bytes[Halves];
       reader.template read<Halves>(codes, tile.stored_scales[r] + 2 * group, part, bytes);
       each<Tokens>([&](auto t) TQ_LAMBDA {
-        typename Set::Integers dot = Set::start(tile.corrections[t] + group * kProductLanes);
+        const int32_t* const corrections = tile.corrections[t] + group * kProductLanes;
+        typename Set::Integers dot = Planes == 1 ? Set::start(corrections) : Set::none();
         each<Halves>([&](auto h) TQ_LAMBDA { dot = Set::dot(dot, bytes[h], tile.values[t] + slot + 64 * h); });
+        if constexpr (Planes == 2) {
+          const int8_t* const lower = tile.values[t] + tile.lower + slot;
+          dot = Set::upper(dot, Set::start(corrections));
+          each<Halves>([&](auto h) TQ_LAMBDA { dot = Set::dot(dot, bytes[h], lower + 64 * h); });
+        }
         sum[r][t] = Set::add(sum[r][t], dot, tile.scales[r][group] * tile.token_scales[t][group]);
       });
     });
@@ -68,15 +75,16 @@ inline void store_result(TqDtype dtype, float value, uint8_t* result, int64_t ro
 }
 
 // Tokens beyond the batch's are its last one again, and rows beyond the last are the last: their sums are dropped.
-template <class Set, class Reader, int Tokens>
+template <class Set, class Reader, int Planes, int Tokens>
 void multiply_rows(const ProductJob& job, const ProductBatch& batch, const ProductPiece& piece) {
   constexpr int kRows = Set::template rows<Tokens>();
   const Reader reader(*job.format);
   Tile<kRows, Tokens> tile;
+  tile.lower = job.rows.slots;
   tile.ahead = kRows * job.rows.code_bytes;
   for (int t = 0; t < Tokens; ++t) {
     const int64_t token = batch.token[t < batch.tokens ? t : batch.tokens - 1];
-    tile.values[t] = job.prepared.values + token * job.rows.slots;
+    tile.values[t] = job.prepared.values + token * Planes * job.rows.slots;
     tile.corrections[t] = job.prepared.corrections + token * job.rows.groups * kProductLanes;
     tile.token_scales[t] = job.prepared.scales + token * job.rows.groups;
   }
@@ -91,8 +99,8 @@ void multiply_rows(const ProductJob& job, const ProductBatch& batch, const Produ
     for (auto& row : sums) for (auto& sum : row) sum = Set::zero();
     for (int i = 0; i < job.rows.runs; ++i) {
       const ProductRun& run = job.rows.run[i];
-      if (run.is_wide()) add_run<Set, Reader, 2>(reader, run, tile, sums);
-      else add_run<Set, Reader, 1>(reader, run, tile, sums);
+      if (run.is_wide()) add_run<Set, Reader, Planes, 2>(reader, run, tile, sums);
+      else add_run<Set, Reader, Planes, 1>(reader, run, tile, sums);
     }
     for (int r = 0; r < kRows && start + r < piece.rows; ++r) {
       for (int t = 0; t < batch.tokens; ++t) {
@@ -102,12 +110,18 @@ void multiply_rows(const ProductJob& job, const ProductBatch& batch, const Produ
   }
 }
 
+template <class Set, class Reader, int Planes>
+void multiply_planes(const ProductJob& job, const ProductBatch& batch, const ProductPiece& piece) {
+  if (batch.tokens == 1) return multiply_rows<Set, Reader, Planes, 1>(job, batch, piece);
+  if (batch.tokens == 2) return multiply_rows<Set, Reader, Planes, 2>(job, batch, piece);
+  if (batch.tokens <= 4) return multiply_rows<Set, Reader, Planes, 4>(job, batch, piece);
+  return multiply_rows<Set, Reader, Planes, 8>(job, batch, piece);
+}
+
 template <class Set, class Reader>
 void multiply_with(const ProductJob& job, const ProductBatch& batch, const ProductPiece& piece) {
-  if (batch.tokens == 1) return multiply_rows<Set, Reader, 1>(job, batch, piece);
-  if (batch.tokens == 2) return multiply_rows<Set, Reader, 2>(job, batch, piece);
-  if (batch.tokens <= 4) return multiply_rows<Set, Reader, 4>(job, batch, piece);
-  return multiply_rows<Set, Reader, 8>(job, batch, piece);
+  if (job.planes == 1) return multiply_planes<Set, Reader, 1>(job, batch, piece);
+  return multiply_planes<Set, Reader, 2>(job, batch, piece);
 }
 
 // Of the readers for 4, 3 and 2 bits.

@@ -1,9 +1,10 @@
 """Products of packed weights and a few vectors of activations, without decoding: most of the time of generating text.
 
-Activations become whole numbers of 8 bits, one scale a group of columns; weights are whole numbers already. A rotation
-is applied to the activations, once, instead of to every row of weights: it is orthogonal. Rounding the activations
-costs some 4e-5 of the result's energy, far less than what the weights lost. A result is the same to the bit on every
-backend and for any number of threads; the arithmetic is told in `tq_kernels.product_reference`.
+Activations become whole numbers, one scale a group of columns; weights are whole numbers already. A rotation is
+applied to the activations, once, instead of to every row of weights: it is orthogonal. Rounding activations to 8 bits
+costs some 4e-5 of the result's energy; to 16 bits nothing that float32 sums would not lose as well. A result is the
+same to the bit on every backend and for any number of threads: the arithmetic is told in
+`tq_kernels.product_reference`.
 
 Left out: where weights lie and how models call this (`tqcli.runtime`), and many tokens at a time, for which decoding
 is faster.
@@ -12,7 +13,7 @@ is faster.
 import ctypes
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +30,7 @@ _SCALES = {"trellis": 0, "float32": 1, "float16": 2}
 _TAILS = {"smaller": 0, "padded": 1, "short": 2}
 _POINTER, _SMALL, _LARGE = ctypes.c_void_p, ctypes.c_int32, ctypes.c_int64
 
+ActivationBits = Literal[8, 16]
 Pairs = tuple[NDArray[np.int64], NDArray[np.int64]]
 
 
@@ -58,6 +60,7 @@ def product(
     *,
     matrices: int = 1,
     pairs: Pairs | None = None,
+    activation_bits: ActivationBits = 16,
     threads: int = 1,
     extensions: bool = True,
 ) -> NDArray[Any]:
@@ -70,18 +73,22 @@ def product(
     instructions that only some processors of an instruction set have; the result is the same.
     A token with NaN or Inf gives NaN. Raises ValueError where shapes, types or memory layouts do not fit.
     """
+    if activation_bits not in get_args(ActivationBits):
+        raise ValueError(f"activations are rounded to 8 or 16 bits, not {activation_bits}")
     rows = _check(weights, codes, scales, activations, dtype, matrices)
     tokens = len(activations) if pairs is None else _check_pairs(pairs, matrices, len(activations))
     results = np.empty((tokens, rows), NUMPY[dtype])
     _, library = selected()
     if library is None:
         chosen = _all_pairs(matrices, len(activations)) if pairs is None else pairs
-        values = product_reference.product(weights, codes, scales, widen(activations, dtype), matrices, chosen)
+        wide = widen(activations, dtype)
+        values = product_reference.product(weights, codes, scales, wide, matrices, chosen, activation_bits)
         return narrow(values, dtype)
     first, second = (None, None) if pairs is None else (pairs[0].ctypes.data, pairs[1].ctypes.data)
     run(
         library, weights, dtype, codes.ctypes.data, scales.ctypes.data, (matrices, rows, activations.shape[1]),
-        activations.ctypes.data, len(activations), first, second, tokens, results.ctypes.data, threads, extensions,
+        activations.ctypes.data, len(activations), first, second, tokens, results.ctypes.data, activation_bits, threads,
+        extensions,
     )  # fmt: skip
     return results
 
@@ -99,13 +106,14 @@ def run(
     token_numbers: int | None,
     pairs: int,
     results: int,
+    activation_bits: ActivationBits,
     threads: int,
     extensions: bool = True,
 ) -> None:
     """The native function on addresses of memory whose sizes the caller has checked. shape: matrices, rows, columns."""
     status = _function(library)(
-        _native(weights), library.instruction_set, extensions, DTYPES[dtype], codes, scales, *shape, activations,
-        tokens, matrix_numbers, token_numbers, pairs, results, threads,
+        _native(weights), library.instruction_set, extensions, DTYPES[dtype], activation_bits // 8, codes, scales,
+        *shape, activations, tokens, matrix_numbers, token_numbers, pairs, results, threads,
     )  # fmt: skip
     check(status)
 
@@ -113,8 +121,8 @@ def run(
 @lru_cache(maxsize=8)
 def _function(library: Library) -> Callable[..., int]:
     return library.function(
-        "tq_product", _POINTER, _SMALL, _SMALL, _SMALL, _POINTER, _POINTER, _LARGE, _LARGE, _LARGE, _POINTER, _LARGE,
-        _POINTER, _POINTER, _LARGE, _POINTER, _SMALL,
+        "tq_product", _POINTER, _SMALL, _SMALL, _SMALL, _SMALL, _POINTER, _POINTER, _LARGE, _LARGE, _LARGE, _POINTER,
+        _LARGE, _POINTER, _POINTER, _LARGE, _POINTER, _SMALL,
     )  # fmt: skip
 
 

@@ -4,14 +4,14 @@ All floating point is float32, each operation rounded once. Of each token, for e
 
 1. x times signs_before, Walsh-Hadamard transformed at distances 1, 2, 4, ..., each pair (a, b) becoming (a + b, a - b),
    times signs_after; x as it is where the format has no rotation. Columns that a padded group lacks are zeros.
-2. m is the greatest magnitude. The whole numbers are x * (127 / m), rounded to nearest even; the scale is m / 127,
-   times the format's factor. m below 2**-100 counts as zero: numbers and scale are 0. Where m is infinite or NaN,
-   numbers are 0 and the scale is NaN, so that the results are.
+2. m is the greatest magnitude, n is 127 for 8 bits and 127 * 255 for 16. The whole numbers are x * (n / m), rounded to
+   nearest even; the scale is m / n, times the format's factor. m below 2**-100 counts as zero: numbers and scale are 0.
+   Where m is infinite or NaN, numbers are 0 and the scale is NaN, so that the results are.
 
 Of each row: for each group, in order, the products of the weights' whole numbers with those of the token are added up,
-without rounding, in 16 lanes: column c of the group in lane c % 64 // 4. Each lane's sum is multiplied with the
-product of the weights' scale and the activations', and added to the row's lane. At last lanes l and l + 8 are added, of
-the results l and l + 4, then 2, 1. A result that is NaN is the plain quiet one. Left out: speed.
+without rounding, in 16 lanes: column c of the group in lane c % 64 // 4. Each lane's sum, as float32, is multiplied
+with the product of the weights' scale and the activations', and added to the row's lane. At last lanes l and l + 8 are
+added, of the results l and l + 4, then 2, 1. A result that is NaN is the plain quiet one. Left out: speed.
 """
 
 from typing import Any
@@ -22,6 +22,8 @@ from numpy.typing import NDArray
 from tq_kernels.product_formats import SIZES, ProductFormat, row_layout
 
 LANES = 16
+# Sixteen bits are 255 times a byte plus another, each from -127 to 127.
+GREATEST = {8: 127, 16: 127 * 255}
 _NEGLIGIBLE = np.float32(2.0**-100)
 
 
@@ -32,18 +34,21 @@ def product(
     activations: NDArray[np.float32],
     matrices: int,
     pairs: tuple[NDArray[np.int64], NDArray[np.int64]],
+    activation_bits: int,
 ) -> NDArray[np.float32]:
     """(pairs, rows): matrix pairs[0][p] times token pairs[1][p]; see `tq_kernels.product.product`."""
     rows = len(scales) // matrices
     results = np.empty((len(pairs[0]), rows), np.float32)
     by_matrix = codes.reshape(matrices, rows, -1), scales.reshape(matrices, rows, -1)
     for result, matrix, token in zip(results, *pairs, strict=True):
-        result[:] = _one(weights, by_matrix[0][matrix], by_matrix[1][matrix], activations[token])
+        result[:] = _one(
+            weights, by_matrix[0][matrix], by_matrix[1][matrix], activations[token], GREATEST[activation_bits]
+        )
     return results
 
 
 def _one(
-    weights: ProductFormat, codes: NDArray[Any], scales: NDArray[Any], activations: NDArray[np.float32]
+    weights: ProductFormat, codes: NDArray[Any], scales: NDArray[Any], activations: NDArray[np.float32], greatest: int
 ) -> NDArray[np.float32]:
     lanes = np.zeros((len(codes), LANES), np.float32)
     column = 0
@@ -53,7 +58,7 @@ def _one(
             begin = column * weights.bits // 8
             stored = codes[:, begin : begin + -(-size * weights.bits // 8)]
             numbers = _numbers(weights, stored, scales[:, group], size)
-            values, scale = _whole(weights, activations[column : column + size], size)
+            values, scale = _whole(weights, activations[column : column + size], size, np.float32(greatest))
             products = np.zeros((len(codes), 128), np.int64)
             products[:, :size] = numbers.astype(np.int64) * values
             sums = products.reshape(-1, 2, LANES, 4).sum(axis=(1, 3)).astype(np.float32)
@@ -65,7 +70,9 @@ def _one(
     return np.where(np.isnan(lanes[:, 0]), np.float32(np.nan), lanes[:, 0])
 
 
-def _whole(weights: ProductFormat, values: NDArray[np.float32], size: int) -> tuple[NDArray[np.int64], np.float32]:
+def _whole(
+    weights: ProductFormat, values: NDArray[np.float32], size: int, greatest: np.float32
+) -> tuple[NDArray[np.int64], np.float32]:
     """Whole numbers (size,) of a group's activations, and their scale."""
     padded = np.zeros(size, np.float32)
     padded[: len(values)] = values
@@ -76,9 +83,9 @@ def _whole(weights: ProductFormat, values: NDArray[np.float32], size: int) -> tu
         return np.zeros(size, np.int64), np.float32(np.nan)
     if most < _NEGLIGIBLE:
         return np.zeros(size, np.int64), np.float32(0)
-    numbers = np.rint(padded * (np.float32(127) / most)).astype(np.int64)
+    numbers = np.rint(padded * (greatest / most)).astype(np.int64)
     factor = np.float32(weights.factors[sum(size <= one for one in SIZES[1:])])
-    return numbers, np.float32(most / np.float32(127) * factor)
+    return numbers, np.float32(most / greatest * factor)
 
 
 def _rotated(weights: ProductFormat, values: NDArray[np.float32]) -> NDArray[np.float32]:

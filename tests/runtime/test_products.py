@@ -1,4 +1,4 @@
-"""Packed weights multiplied in 8 bits without decoding: close to the decode path, and chosen on purpose."""
+"""Packed weights multiplied as integers without decoding: close to the decode path, and chosen on purpose."""
 
 from pathlib import Path
 
@@ -71,31 +71,34 @@ def divergence(found, expected):
     return float(kl_div(one, other, log_target=True, reduction="batchmean"))
 
 
-def test_a_trained_model(trained):
-    """Where one token leads clearly it leads with both."""
+@pytest.mark.parametrize(("activations", "least", "limit"), [("int8", 1e-5, 1e-3), ("int16", 0.0, 1e-7)])
+def test_a_trained_model(activations, least, limit, trained):
+    """Close to the decoded model, closer than that is to the original; where one token leads, it leads with both."""
     model, tokenizer = tqcli.load(trained, dtype=torch.float32)
     ids = tokenizer("The server reads the file and then", return_tensors="pt")["input_ids"]
     text = model.generate(ids, max_new_tokens=24, do_sample=False)
     assert text.shape[1] <= MOST_TOKENS
     expected = logits(model, text)
-    set_activations(model, "int8")
+    set_activations(model, activations)
     found = logits(model, text)
     lost = divergence(expected, logits(tqcli.load(TINY, dtype=torch.float32)[0], text))
-    assert 0 < divergence(found, expected) < min(1e-3, lost / 10)
+    assert least < divergence(found, expected) < min(limit, lost / 10)
     best = expected.topk(2).values
-    clear = best[..., 0] - best[..., 1] > 0.5
+    clear = best[..., 0] - best[..., 1] > (0.5 if activations == "int8" else 0.01)
     assert clear.sum() > 8
     assert torch.equal(found.argmax(-1)[clear], expected.argmax(-1)[clear])
-    assert torch.equal(model.generate(ids, max_new_tokens=4, do_sample=False), text[:, : ids.shape[1] + 4])
+    count = 4 if activations == "int8" else 24
+    assert torch.equal(model.generate(ids, max_new_tokens=count, do_sample=False), text[:, : ids.shape[1] + count])
     set_activations(model, "float")
     assert torch.equal(logits(model, text), expected)
 
 
+@pytest.mark.parametrize("activations", ["int8", "int16"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("name", MODELS)
-def test_every_format(name, dtype, folders, ids):
+def test_every_format(name, dtype, activations, folders, ids):
     """Of each weight by itself: routers of random models turn small differences into other experts."""
-    model, _ = tqcli.load(folders[name], dtype=dtype, activations="int8")
+    model, _ = tqcli.load(folders[name], dtype=dtype, activations=activations)
     kinds = set()
     for one in packed_weights(model).values():
         hidden = torch.randn(3, one.shape[-1]).to(dtype)
@@ -104,7 +107,8 @@ def test_every_format(name, dtype, folders, ids):
         kinds.add(one.stored_as.label)
         found, expected = one.multiply(hidden).double(), hidden.double() @ one.decode().double().T
         error = ((found - expected) ** 2).sum() / (expected**2).sum()
-        assert error < (1e-4 if dtype == torch.float32 else 2e-4)
+        # bfloat16 rounds the decoded weights and the result.
+        assert error < (1e-4 if activations == "int8" else 3e-5) + (1e-5 if dtype == torch.bfloat16 else 0)
     assert len(kinds) > 2
     assert torch.isfinite(logits(model, ids[:1, :3])).all()
 
@@ -134,13 +138,13 @@ def test_experts(name, folders):
 
 
 def test_nothing_is_decoded_but_looked_up_rows(trained, decoded):
-    model, _ = tqcli.load(trained, activations="int8")
+    model, _ = tqcli.load(trained, activations="int16")
     logits(model, torch.tensor([[2, 100, 200]]))
     assert decoded == [3]
 
 
 def test_many_tokens_are_decoded(trained, decoded):
-    model, _ = tqcli.load(trained, dtype=torch.float32, activations="int8")
+    model, _ = tqcli.load(trained, dtype=torch.float32, activations="int16")
     ids = torch.arange(MOST_TOKENS + 1)[None] + 2
     many = logits(model, ids)
     assert len(decoded) > 10
@@ -150,7 +154,7 @@ def test_many_tokens_are_decoded(trained, decoded):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
 def test_other_dtypes_are_decoded(dtype, trained):
-    model, _ = tqcli.load(trained, activations="int8")
+    model, _ = tqcli.load(trained, activations="int16")
     linear = next(module for module in model.modules() if isinstance(module, TqLinear))
     assert linear.weight.multiplies(torch.zeros(1, linear.in_features))
     assert not linear.weight.multiplies(torch.zeros(1, linear.in_features, dtype=dtype))
@@ -165,7 +169,7 @@ def test_the_default_is_exact(trained):
 
 def test_weights_stay_where_they_are(trained):
     """Products read the parameters' own memory."""
-    model, _ = tqcli.load(trained, activations="int8")
+    model, _ = tqcli.load(trained, activations="int16")
     seen = []
 
     def watching(kind, codes, scales, *others, **options):
@@ -185,7 +189,7 @@ def test_threads(trained):
     found = []
     for threads in (1, 3):
         torch.set_num_threads(threads)
-        model, _ = tqcli.load(trained, activations="int8")
+        model, _ = tqcli.load(trained, activations="int16")
         found.append(logits(model, ids))
         assert torch.get_num_threads() == threads
         assert {one.threads for one in packed_weights(model).values()} == {threads}
@@ -195,7 +199,7 @@ def test_threads(trained):
 
 def test_a_layer_that_fails_leaves_the_threads_as_they_were(trained, monkeypatch):
     torch.set_num_threads(3)
-    model, _ = tqcli.load(trained, activations="int8")
+    model, _ = tqcli.load(trained, activations="int16")
     for linear in (module for module in model.modules() if isinstance(module, TqLinear)):
         monkeypatch.setattr(linear, "forward", lambda hidden: 1 / 0)
     with pytest.raises(ZeroDivisionError):
@@ -209,11 +213,11 @@ def test_refused(trained, monkeypatch):
     model, _ = tqcli.load(trained)
     monkeypatch.setenv("TQ_KERNELS", "reference")
     with pytest.raises(InputError, match="native kernels"):
-        set_activations(model, "int8")
+        set_activations(model, "int16")
     assert activations_of(model) == "float"
 
 
 def test_a_plain_model_stays_as_it_is(sources, ids):
-    model, _ = tqcli.load(sources["llama"], activations="int8")
+    model, _ = tqcli.load(sources["llama"], activations="int16")
     assert activations_of(model) is None
     assert torch.equal(logits(model, ids), logits(tqcli.load(sources["llama"])[0], ids))

@@ -56,8 +56,8 @@ def load(
     transformers. quantization_config: a `TqConfig` compresses a plain checkpoint while it is loaded. base_model: folder
     or Hub id of the model that has what an HLWQ folder lacks; None for the one that the folder names. kv: the key-value
     cache that `model.generate` then uses, such as "k4v3", or settings of it; "none" for transformers' own. activations:
-    "float" to decode packed weights, equal to the bit to the decoded model; "int8" to multiply them with a few tokens
-    in 8 bits on the CPU, several times as fast and close, not equal. What is not packed is the same with both.
+    "float" to decode packed weights, equal to the bit to the decoded model; "int16" or "int8" to multiply them with a
+    few tokens as integers on the CPU, several times as fast and close, not equal. What is not packed stays the same.
     Raises InputError for a checkpoint that cannot be loaded whole, MachineError where the network stands in the way.
     """
     name = os.fspath(path_or_id)

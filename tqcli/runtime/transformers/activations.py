@@ -1,4 +1,4 @@
-"""The switch between decoding packed weights and multiplying them in 8 bits; what the two are is told in `products`."""
+"""The switch between decoding packed weights and multiplying them as integers; `products` tells what that means."""
 
 from typing import get_args
 
@@ -13,26 +13,26 @@ from tqcli.runtime.transformers.weight import TqWeight
 
 
 def check_activations(activations: str) -> None:
-    """Raise InputError for an unknown word, and for "int8" where the native kernels are not there."""
+    """Raise InputError for an unknown word, and for integers where the native kernels are not there."""
     if activations not in get_args(Activations):
         choices = " or ".join(f"`{one}`" for one in get_args(Activations))
         raise InputError(f"activations cannot be `{activations}`", fix=f"choose {choices}")
-    if activations == "int8" and selected()[1] is None:
+    if activations != "float" and selected()[1] is None:
         why = f"that needs the native kernels: {selected()[0].reason}"
-        raise InputError("activations cannot be `int8` here", why=why, fix="choose `float`")
+        raise InputError(f"activations cannot be `{activations}` here", why=why, fix="choose `float`")
 
 
 def set_activations(model: nn.Module, activations: Activations) -> None:
     """Say how a model's packed weights are multiplied, until it is said again. A model without any stays as it is.
 
-    Products in 8 bits use as many threads as torch has when this is called; see also `threads`.
+    Products use as many threads as torch has when this is called; see also `threads`.
     Raises InputError as `check_activations` does.
     """
     check_activations(activations)
     threads = torch.get_num_threads()
     for weight in _weights(model):
         weight.activations, weight.threads = activations, threads
-    if activations == "int8":
+    if activations != "float":
         limit_threads(model, threads)
     else:
         release_threads(model)

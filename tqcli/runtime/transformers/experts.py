@@ -1,7 +1,7 @@
 """Experts with packed weights: of each layer only the experts that a token chose are decoded, one at a time.
 
 The arithmetic, and its order, are those of transformers' own "eager" experts, so that results are equal to the bit.
-Where the weights say so, a few tokens are multiplied in 8 bits instead, without decoding.
+Where the weights say so, a few tokens are multiplied as integers instead, without decoding.
 """
 
 from collections.abc import Iterable
@@ -50,7 +50,7 @@ def experts_forward(self: Any, hidden_states: Tensor, top_k_index: Tensor, top_k
 
 
 def _multiply(self: Any, hidden: Tensor) -> bool:
-    """Whether both weights are packed and to be multiplied in 8 bits."""
+    """Whether both weights are packed and to be multiplied as integers."""
     weights = self.gate_up_proj, self.down_proj
     return all(isinstance(weight, TqWeight) and weight.multiplies(hidden) for weight in weights)
 

@@ -14,7 +14,7 @@ _HEAD_WEIGHTS = 128 << 20
 
 
 class TqLinear(nn.Module):
-    """`nn.Linear` with a packed weight: decode, multiply, forget. Or, where the weight says so, a product in 8 bits."""
+    """`nn.Linear` with a packed weight: decode, multiply, forget; or a product of integers, where it says so."""
 
     def __init__(self, linear: nn.Linear, weight: TqWeight) -> None:
         super().__init__()

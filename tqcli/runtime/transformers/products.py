@@ -1,10 +1,11 @@
-"""How packed weights meet activations: decoded to floating point, or, for a few tokens, as products in 8 bits.
+"""How packed weights meet activations: decoded to floating point, or, for a few tokens, as products of integers.
 
-"float" decodes what a call needs and multiplies with torch, equal to the bit to the decoded model. "int8" multiplies
-without decoding where it can: on the CPU, with the native kernels, for at most MOST_TOKENS tokens of bfloat16 or
-float32 without a gradient. All else (more tokens, other devices and dtypes, groups of 256 columns, weights that are
-not packed) computes as with "float". Activations are rounded to 8 bits for it, one scale a group of columns, which
-costs some 4e-5 of a result's energy: logits are close, not equal.
+"float" decodes what a call needs and multiplies with torch, equal to the bit to the decoded model. "int16" and "int8"
+multiply without decoding where they can: on the CPU, with the native kernels, for at most MOST_TOKENS tokens of
+bfloat16 or float32 without a gradient. All else (more tokens, other devices and dtypes, groups of 256 columns, weights
+that are not packed) computes as with "float". Activations are rounded for it, one scale a group of columns. To 16 bits
+that is no more than the order of float32 sums changes (tq3 and tq4 levels are rounded too, by .0011 and .0033 of the
+weights' size); to 8 bits it costs some 4e-5 of each result's energy.
 
 Left out: the arithmetic (`tq_kernels.product`), and who says which (`activations`).
 """
@@ -22,14 +23,14 @@ from tqcli.formats.native_section import NativeFormat
 from tqcli.formats.tq import Tq
 from tqcli.formats.trellis import Trellis
 
-Activations = Literal["float", "int8"]
+Activations = Literal["float", "int8", "int16"]
 
 # From here on decoding once for all tokens is faster: docs/measurements.md.
 MOST_TOKENS = 32
 
 
 def can_multiply(stored_as: NativeFormat, hidden: Tensor) -> bool:
-    """Whether "int8" applies to activations of any shape (..., columns) and a weight in this format."""
+    """Whether integers apply to activations of any shape (..., columns) and a weight in this format."""
     tokens = hidden.numel() // max(1, hidden.shape[-1])
     if tokens > MOST_TOKENS or not takes(hidden) or (hidden.requires_grad and is_grad_enabled()):
         return False

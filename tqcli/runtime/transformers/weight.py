@@ -85,10 +85,10 @@ class TqWeight(nn.Module):
 
     def multiplies(self, hidden: Tensor) -> bool:
         """Whether `multiply` is to be used for activations (..., columns) instead of decoding."""
-        return self.activations == "int8" and self.device.type == "cpu" and can_multiply(self.stored_as, hidden)
+        return self.activations != "float" and self.device.type == "cpu" and can_multiply(self.stored_as, hidden)
 
     def multiply(self, hidden: Tensor, pairs: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        """(..., columns) -> (..., rows), activations rounded to 8 bits; the weight is not decoded.
+        """(..., columns) -> (..., rows), activations rounded to integers; the weight is not decoded.
 
         pairs: numbers of items of a weight of three dimensions and of tokens, (n,) each; the result is (n, rows).
         """
@@ -100,6 +100,7 @@ class TqWeight(nn.Module):
             hidden.reshape(-1, columns),
             matrices=matrices,
             pairs=pairs,
+            activation_bits=8 if self.activations == "int8" else 16,
             threads=self.threads,
         )
         return found if pairs is not None else found.view(*hidden.shape[:-1], -1)
