@@ -81,6 +81,13 @@ def test_another_cache_is_not_taken_silently(compressing, ids, name):
         compressing.generate(input_ids=ids, generation_config=GenerationConfig(cache_implementation=name, **OPTIONS))
 
 
+def test_a_cache_that_the_checkpoint_names_gives_way(llama, ids):
+    told = copy.deepcopy(llama)
+    told.generation_config.cache_implementation = "static"
+    use_by_default(told, read_settings("k4v3"))
+    assert type(cache_of(told, ids)[0]) is TurboQuantCache
+
+
 def test_guessing_ahead_uses_it(compressing, ids):
     if not hasattr(DynamicCache, "activate_past_recording"):
         with pytest.raises(InputError):

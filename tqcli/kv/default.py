@@ -33,6 +33,9 @@ def use_by_default(model: Any, settings: CacheSettings) -> None:
             fix="pass a `TurboQuantCache` to each call, or load without `kv`",
         )
     TurboQuantCache(model.config, settings)
+    if getattr(model, "generation_config", None) is not None:
+        # Some checkpoints name a cache of transformers' own; the one that is asked for here takes its place.
+        model.generation_config.cache_implementation = None
     setattr(model, _SETTINGS, settings)
     setattr(model, _METHOD, MethodType(_prepare_cache_for_generation, model))
 

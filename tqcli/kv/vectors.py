@@ -18,8 +18,9 @@ from torch import Tensor
 
 from tqcli.kv import levels, packing, rotation
 
-# Numbers worked on at a time: 1 MB in float32 stays in a core's cache, and bounds the temporaries.
-_PIECE = 1 << 18
+# Numbers worked on at a time. 1 MB in float32 stays in a processor core's cache; other devices want more work a call.
+_PIECE = {"cpu": 1 << 18}
+_OTHER_PIECE = 1 << 24
 
 
 class Packed(NamedTuple):
@@ -53,6 +54,14 @@ class Codec(NamedTuple):
         return self.code_bytes + 2 * (self.size // self.block)
 
 
+class _Tables(NamedTuple):
+    """What all vectors of a codec have in common, float32: levels (2**bits,), boundaries between them, signs."""
+
+    levels: Tensor
+    boundaries: Tensor
+    signs: Tensor
+
+
 def quantise(vectors: Tensor, codec: Codec) -> Packed:
     """Pack `vectors`, (..., codec.size) of any floating dtype, each by itself."""
     blocks = vectors.detach().reshape(-1, codec.block)
@@ -60,9 +69,10 @@ def quantise(vectors: Tensor, codec: Codec) -> Packed:
         len(blocks), packing.packed_rows(codec.block, codec.bits), dtype=torch.uint8, device=blocks.device
     )
     scales = torch.empty(len(blocks), dtype=torch.float16, device=blocks.device)
+    tables = _tables(codec, blocks.device)
     with torch.no_grad():
-        for piece in _pieces(len(blocks), codec.block):
-            packed, scale = _encode(blocks[piece].float().T.contiguous(), codec)
+        for piece in _pieces(blocks):
+            packed, scale = _encode(blocks[piece].float().T.contiguous(), codec, tables)
             codes[piece], scales[piece] = packed.T, scale
     leading = vectors.shape[:-1]
     return Packed(codes.view(*leading, codec.code_bytes), scales.view(*leading, codec.size // codec.block))
@@ -73,47 +83,48 @@ def dequantise(packed: Packed, codec: Codec, dtype: torch.dtype) -> Tensor:
     scales = packed.scales.reshape(-1)
     codes = packed.codes.reshape(len(scales), packing.packed_rows(codec.block, codec.bits))
     vectors = torch.empty(len(scales), codec.block, dtype=dtype, device=codes.device)
+    tables = _tables(codec, codes.device)
     with torch.no_grad():
-        for piece in _pieces(len(scales), codec.block):
-            vectors[piece] = _decode(codes[piece].T.contiguous(), scales[piece], codec).T
+        for piece in _pieces(vectors):
+            vectors[piece] = _decode(codes[piece].T.contiguous(), scales[piece], codec, tables).T
     return vectors.view(*packed.scales.shape[:-1], codec.size)
 
 
-def _encode(columns: Tensor, codec: Codec) -> tuple[Tensor, Tensor]:
+def _encode(columns: Tensor, codec: Codec, tables: _Tables) -> tuple[Tensor, Tensor]:
     """float32 (block, n) as uint8 (bytes, n) and float32 (n,)."""
-    block = codec.block
-    table = _levels(codec.bits, columns.device)
-    inner = torch.tensor(levels.boundaries(levels.levels(codec.bits)), dtype=torch.float32, device=columns.device)
-    rotated = rotation.hadamard_transform(columns * rotation.signs(block, codec.seed, columns.device))
+    rotated = rotation.hadamard_transform(columns * tables.signs)
     # Not being scaled, the transform makes the root mean square of a block's numbers the length that the block had.
     length = rotation.column_sums(columns * columns).sqrt_()
     unit = rotated.div_(length.clamp_min(torch.finfo(torch.float32).tiny))
     # NaN sorts after every boundary.
-    codes = torch.bucketize(unit, inner, out_int32=True).clamp_max_(len(inner))
-    nearest = table.index_select(0, codes.view(-1)).view_as(unit)
+    codes = torch.bucketize(unit, tables.boundaries, out_int32=True).clamp_max_(len(tables.boundaries))
+    nearest = tables.levels.index_select(0, codes.view(-1)).view_as(unit)
     squares = rotation.column_sums(nearest * nearest)
     if codec.scale == "length":
         scale = length / squares.sqrt()
     else:
-        scale = length / block**0.5 * rotation.column_sums(unit * nearest) / squares
+        scale = length / codec.block**0.5 * rotation.column_sums(unit * nearest) / squares
     return packing.pack(codes.to(torch.uint8), codec.bits), scale
 
 
-def _decode(packed: Tensor, scales: Tensor, codec: Codec) -> Tensor:
+def _decode(packed: Tensor, scales: Tensor, codec: Codec, tables: _Tables) -> Tensor:
     """uint8 (bytes, n) and float16 (n,) as float32 (block, n)."""
-    block = codec.block
-    codes = packing.unpack(packed, block, codec.bits)
-    table = _levels(codec.bits, packed.device)
-    values = table.index_select(0, codes.view(-1).int()).view_as(codes)
-    values.mul_(scales.float().div_(block**0.5))
-    return rotation.hadamard_transform(values).mul_(rotation.signs(block, codec.seed, packed.device))
+    codes = packing.unpack(packed, codec.block, codec.bits)
+    values = tables.levels.index_select(0, codes.view(-1).int()).view_as(codes)
+    values.mul_(scales.float().div_(codec.block**0.5))
+    return rotation.hadamard_transform(values).mul_(tables.signs)
 
 
-def _levels(bits: int, device: torch.device) -> Tensor:
-    return torch.tensor(levels.levels(bits), dtype=torch.float32, device=device)
+def _tables(codec: Codec, device: torch.device) -> _Tables:
+    values = levels.levels(codec.bits)
+    return _Tables(
+        torch.tensor(values, dtype=torch.float32, device=device),
+        torch.tensor(levels.boundaries(values), dtype=torch.float32, device=device),
+        rotation.signs(codec.block, codec.seed, device),
+    )
 
 
-def _pieces(count: int, block: int) -> Iterator[slice]:
-    step = max(1, _PIECE // block)
-    for start in range(0, count, step):
+def _pieces(blocks: Tensor) -> Iterator[slice]:
+    step = max(1, _PIECE.get(blocks.device.type, _OTHER_PIECE) // blocks.shape[1])
+    for start in range(0, len(blocks), step):
         yield slice(start, start + step)
