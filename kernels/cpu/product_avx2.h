@@ -75,7 +75,7 @@ struct Avx2Product {
 
     template <int Halves>
     TQ_INLINE void read(const uint8_t* codes, const uint8_t* meta, int64_t part, Bytes (&bytes)[Halves]) const {
-      const CodeStream stream(meta[1], codes, part);
+      const CodeStream<8 * BITS * Halves> stream(meta[1], codes, part);
       each<2 * Halves>([&](auto i) TQ_LAMBDA {
         const __m256i found = windows<BITS>(stream.at + 4 * BITS * i);
         const __m256i low = _mm256_and_si256(found, _mm256_set1_epi8(15));
@@ -99,7 +99,7 @@ struct Avx2Product {
 
     template <int Halves>
     TQ_INLINE void read(const uint8_t* codes, const uint8_t*, Part part, Bytes (&bytes)[Halves]) const {
-      const CodeStream stream(0, codes, part);
+      const CodeStream<8 * BITS * Halves> stream(0, codes, part);
       const __m256i mask = _mm256_set1_epi8((1 << BITS) - 1);
       each<2 * Halves>([&](auto i) TQ_LAMBDA {
         const __m256i found = _mm256_srli_epi16(windows<BITS>(stream.at + 4 * BITS * i), 8 - BITS);

@@ -55,7 +55,7 @@ struct Avx512Product : Avx512Sums {
 
     template <int Halves>
     TQ_INLINE void read(const uint8_t* codes, const uint8_t* meta, int64_t part, Bytes (&bytes)[Halves]) const {
-      const CodeStream stream(meta[1], codes, part);
+      const CodeStream<8 * BITS * Halves> stream(meta[1], codes, part);
       each<Halves>([&](auto i) TQ_LAMBDA {
         const __m512i found = windows<BITS>(stream.at + 8 * BITS * i);
         __mmask64 is_set[4];
@@ -82,7 +82,7 @@ struct Avx512Product : Avx512Sums {
 
     template <int Halves>
     TQ_INLINE void read(const uint8_t* codes, const uint8_t*, Part part, Bytes (&bytes)[Halves]) const {
-      const CodeStream stream(0, codes, part);
+      const CodeStream<8 * BITS * Halves> stream(0, codes, part);
       const __m512i mask = _mm512_set1_epi8((1 << BITS) - 1);
       each<Halves>([&](auto i) TQ_LAMBDA {
         const __m512i found = _mm512_srli_epi16(windows<BITS>(stream.at + 8 * BITS * i), 8 - BITS);

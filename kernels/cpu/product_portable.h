@@ -10,14 +10,21 @@
 namespace tq {
 namespace {
 
-// A group's codes behind one byte, with room for whole vectors to be read. What lies behind the codes is zero.
+// A group's codes behind one byte, with room for whole vectors to be read. Of a short group, of less than Whole bytes,
+// zeros lie behind the codes.
+template <int Whole>
 struct alignas(64) CodeStream {
   uint8_t at[1 + 64 + 63];
 
   TQ_INLINE CodeStream(uint8_t before, const uint8_t* codes, int64_t bytes) {
-    std::memset(at, 0, sizeof at);
+    if (bytes == Whole) {
+      std::memcpy(at + 1, codes, Whole);
+      std::memset(at + 1 + Whole, 0, 16);
+    } else {
+      std::memset(at, 0, sizeof at);
+      std::memcpy(at + 1, codes, static_cast<size_t>(bytes));
+    }
     at[0] = before;
-    std::memcpy(at + 1, codes, static_cast<size_t>(bytes));
   }
 };
 
@@ -89,7 +96,7 @@ struct PortableProduct {
 
     template <int Halves>
     TQ_INLINE void read(const uint8_t* codes, const uint8_t* meta, Part part, Bytes (&bytes)[Halves]) const {
-      const CodeStream stream(meta[1], codes, part);
+      const CodeStream<8 * BITS * Halves> stream(meta[1], codes, part);
       look_up<BITS, BITS, 255>(table, stream.at, bytes);
     }
   };
@@ -105,7 +112,7 @@ struct PortableProduct {
 
     template <int Halves>
     TQ_INLINE void read(const uint8_t* codes, const uint8_t*, Part part, Bytes (&bytes)[Halves]) const {
-      const CodeStream stream(0, codes, part);
+      const CodeStream<8 * BITS * Halves> stream(0, codes, part);
       look_up<BITS, 0, (1 << BITS) - 1>(table, stream.at + 1, bytes);
     }
   };

@@ -1,5 +1,8 @@
 """Products of packed weights: one result everywhere, close to what decoding gives, and what is refused."""
 
+import os
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -131,6 +134,32 @@ def test_a_token_that_is_not_finite(kind, broken, backend):
     found = product.product(weights, codes, scales, values, "F32")
     assert np.isnan(found[1]).all()
     assert np.array_equal(found[[0, 2]], whole[[0, 2]])
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+def test_a_child_process_has_threads_of_its_own(native):
+    random = np.random.default_rng(2)
+    weights = KINDS["trellis3"]()
+    codes, scales = random_stored(weights, random, 3000, 1024)
+    values = activations("normal", random, (1, 1024), "F32")
+    found = product.product(weights, codes, scales, values, "F32", threads=3)
+    child = os.fork()
+    if child == 0:
+        again = product.product(weights, codes, scales, values, "F32", threads=3)
+        os._exit(0 if np.array_equal(again, found) else 1)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+def test_callers_from_several_threads(native):
+    """One has the waiting threads, the others work alone."""
+    random = np.random.default_rng(2)
+    weights = KINDS["trellis3"]()
+    codes, scales = random_stored(weights, random, 3000, 1024)
+    values = activations("normal", random, (1, 1024), "F32")
+    expected = product.product(weights, codes, scales, values, "F32").tobytes()
+    with ThreadPoolExecutor(4) as pool:
+        tasks = [pool.submit(product.product, weights, codes, scales, values, "F32", threads=3) for _ in range(60)]
+        assert all(task.result().tobytes() == expected for task in tasks)
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS))

@@ -6,7 +6,6 @@ import pytest
 import torch
 from support import mixed, tiny_models
 from torch.nn.functional import kl_div
-from tq_kernels.library import load_library
 
 import tqcli
 from tqcli.errors import InputError
@@ -15,14 +14,14 @@ from tqcli.formats.uniform import Uniform
 from tqcli.runtime.transformers import weight as weight_module
 from tqcli.runtime.transformers.activations import activations_of, set_activations
 from tqcli.runtime.transformers.modules import TqLinear, TqTiedHead
-from tqcli.runtime.transformers.products import MOST_TOKENS
+from tqcli.runtime.transformers.products import most_tokens
 from tqcli.runtime.transformers.swap import packed_weights
 from tqcli.runtime.transformers.weight import TqWeight
 
 TINY = Path(__file__).parents[1] / "fixtures" / "tiny_gemma4"
 MODELS = sorted(tiny_models.BUILDERS)
 
-pytestmark = pytest.mark.skipif(load_library() is None, reason="no native library")
+pytestmark = pytest.mark.skipif(most_tokens() < 32, reason="kernels for which few tokens or none are multiplied")
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +76,7 @@ def test_a_trained_model(activations, least, limit, trained):
     model, tokenizer = tqcli.load(trained, dtype=torch.float32)
     ids = tokenizer("The server reads the file and then", return_tensors="pt")["input_ids"]
     text = model.generate(ids, max_new_tokens=24, do_sample=False)
-    assert text.shape[1] <= MOST_TOKENS
+    assert text.shape[1] <= most_tokens()
     expected = logits(model, text)
     set_activations(model, activations)
     found = logits(model, text)
@@ -145,7 +144,7 @@ def test_nothing_is_decoded_but_looked_up_rows(trained, decoded):
 
 def test_many_tokens_are_decoded(trained, decoded):
     model, _ = tqcli.load(trained, dtype=torch.float32, activations="int16")
-    ids = torch.arange(MOST_TOKENS + 1)[None] + 2
+    ids = torch.arange(most_tokens() + 1)[None] + 2
     many = logits(model, ids)
     assert len(decoded) > 10
     set_activations(model, "float")
@@ -205,6 +204,14 @@ def test_a_layer_that_fails_leaves_the_threads_as_they_were(trained, monkeypatch
     with pytest.raises(ZeroDivisionError):
         logits(model, torch.tensor([[2]]))
     assert torch.get_num_threads() == 3
+
+
+@pytest.mark.parametrize(("kernels", "expected"), [("avx2", [True, True, False]), ("portable", [False] * 3)])
+def test_slower_kernels_decode_sooner(kernels, expected, trained, monkeypatch):
+    monkeypatch.setenv("TQ_KERNELS", kernels)
+    model, _ = tqcli.load(trained, activations="int16")
+    linear = next(module for module in model.modules() if isinstance(module, TqLinear))
+    assert [linear.weight.multiplies(torch.zeros(n, linear.in_features)) for n in (1, 8, 9)] == expected
 
 
 def test_refused(trained, monkeypatch):

@@ -1,20 +1,22 @@
 """How packed weights meet activations: decoded to floating point, or, for a few tokens, as products of integers.
 
 "float" decodes what a call needs and multiplies with torch, equal to the bit to the decoded model. "int16" and "int8"
-multiply without decoding where they can: on the CPU, with the native kernels, for at most MOST_TOKENS tokens of
-bfloat16 or float32 without a gradient. All else (more tokens, other devices and dtypes, groups of 256 columns, weights
-that are not packed) computes as with "float". Activations are rounded for it, one scale a group of columns. To 16 bits
-that is no more than the order of float32 sums changes (tq3 and tq4 levels are rounded too, by .0011 and .0033 of the
-weights' size); to 8 bits it costs some 4e-5 of each result's energy.
+multiply without decoding where they can and where that is faster: on the CPU, with the native kernels, for a few tokens
+(`most_tokens`) of bfloat16 or float32 without a gradient. All else (more tokens, other devices and dtypes, groups of
+256 columns, weights that are not packed) computes as with "float". Activations are rounded for it, one scale a group of
+columns. To 16 bits that is no more than the order of float32 sums changes (tq3 and tq4 levels are rounded too, by .0011
+and .0033 of the weights' size); to 8 bits it costs some 4e-5 of each result's energy.
 
 Left out: the arithmetic (`tq_kernels.product`), and who says which (`activations`).
 """
 
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Literal
 
 from torch import Tensor, is_grad_enabled
-from tq_kernels import product_formats
+from tq_kernels import backend, product_formats
+from tq_kernels.backends import BackendName
 from tq_kernels.product_formats import ProductFormat
 from tq_kernels.product_tensors import takes
 
@@ -25,14 +27,19 @@ from tqcli.formats.trellis import Trellis
 
 Activations = Literal["float", "int8", "int16"]
 
-# From here on decoding once for all tokens is faster: docs/measurements.md.
-MOST_TOKENS = 32
+# With more tokens decoding once for all of them is faster. Kernels that are not here decode faster at any number.
+_MOST_TOKENS: Mapping[BackendName, int] = {"cpu-avx512": 32, "cpu-avx2": 8}
+
+
+def most_tokens() -> int:
+    """Tokens of a call for which products are faster than decoding; 0 where they never are."""
+    return _MOST_TOKENS.get(backend().name, 0)
 
 
 def can_multiply(stored_as: NativeFormat, hidden: Tensor) -> bool:
     """Whether integers apply to activations of any shape (..., columns) and a weight in this format."""
     tokens = hidden.numel() // max(1, hidden.shape[-1])
-    if tokens > MOST_TOKENS or not takes(hidden) or (hidden.requires_grad and is_grad_enabled()):
+    if tokens > most_tokens() or not takes(hidden) or (hidden.requires_grad and is_grad_enabled()):
         return False
     return stored_as.format == "trellis" or stored_as.group_size in product_formats.GROUP_SIZES
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tqcli.runtime.transformers.products import MOST_TOKENS
+from tqcli.runtime.transformers.products import most_tokens
 from tqcli.runtime.transformers.weight import TqWeight
 
 
@@ -21,7 +21,7 @@ class _Before:
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         del module
         hidden = args[0] if args else kwargs.get("hidden_states")
-        if isinstance(hidden, Tensor) and hidden.numel() <= MOST_TOKENS * hidden.shape[-1]:
+        if isinstance(hidden, Tensor) and hidden.numel() <= most_tokens() * hidden.shape[-1]:
             torch.set_num_threads(1)
 
 
