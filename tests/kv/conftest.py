@@ -67,7 +67,22 @@ def mistral():
     return _ready(MistralForCausalLM(config))
 
 
-MODELS = ["gemma4", "gemma4_shared", "llama", "mistral"]
+@pytest.fixture(scope="session")
+def deepseek():
+    """Latent attention: one head, and keys and values of different sizes."""
+    from transformers import DeepseekV3Config, DeepseekV3ForCausalLM
+
+    config = DeepseekV3Config(
+        vocab_size=320, hidden_size=64, intermediate_size=64, moe_intermediate_size=32, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=4, n_routed_experts=8, n_group=2, topk_group=1,
+        num_experts_per_tok=2, first_k_dense_replace=2, q_lora_rank=32, kv_lora_rank=32, qk_rope_head_dim=16,
+        qk_nope_head_dim=32, v_head_dim=32, max_position_embeddings=512, pad_token_id=0, eos_token_id=1,
+        bos_token_id=2,
+    )  # fmt: skip
+    return _ready(DeepseekV3ForCausalLM(config))
+
+
+MODELS = ["gemma4", "gemma4_shared", "llama", "mistral", "deepseek"]
 
 
 @pytest.fixture(params=MODELS)
