@@ -1,5 +1,7 @@
 """Whole models with a compressed cache: by its side, one that rounds the same tokens in plain memory."""
 
+import copy
+
 import pytest
 import torch
 from support.kv_caches import cache_name, logits, plain_cache, rounded_cache
@@ -88,6 +90,17 @@ def test_a_conversation_goes_on_in_the_same_cache(model, ids):
         answers.append(generate(model, longer, cache, max_new_tokens=10))
         assert cache.get_seq_length() == 94
     assert torch.equal(*answers)
+
+
+def test_a_copy_goes_its_own_way(model, ids):
+    """As for a long prompt that several questions follow."""
+    cache = TurboQuantCache(model.config, **SMALL)
+    logits(model, ids[:, :50], cache, [50])
+    answers = [generate(model, ids, copy.deepcopy(cache), max_new_tokens=10) for _ in range(2)]
+    assert cache.get_seq_length() == 50
+    answers.append(generate(model, ids, cache, max_new_tokens=10))
+    assert torch.equal(answers[0], answers[1])
+    assert torch.equal(answers[0], answers[2])
 
 
 def test_reset_makes_a_cache_as_new(model, ids):
