@@ -96,8 +96,7 @@ def _encode(columns: Tensor, codec: Codec, tables: _Tables) -> tuple[Tensor, Ten
     # Not being scaled, the transform makes the root mean square of a block's numbers the length that the block had.
     length = rotation.column_sums(columns * columns).sqrt_()
     unit = rotated.div_(length.clamp_min(torch.finfo(torch.float32).tiny))
-    # NaN sorts after every boundary.
-    codes = torch.bucketize(unit, tables.boundaries, out_int32=True).clamp_max_(len(tables.boundaries))
+    codes = torch.bucketize(unit, tables.boundaries, out_int32=True)
     nearest = tables.levels.index_select(0, codes.view(-1)).view_as(unit)
     squares = rotation.column_sums(nearest * nearest)
     if codec.scale == "length":
