@@ -37,14 +37,15 @@ def test_each_client_in_order_and_nobody_waits_for_more_than_one_of_each_other(c
     assert len(queue) == 0
 
 
-def test_full():
-    queue = filled("ab", limit=2)
+@pytest.mark.parametrize("limit", [0, 1, 3])
+def test_one_is_at_work_and_so_many_wait(limit):
+    queue = filled("a" * (limit + 1), limit)
     with pytest.raises(Full):
-        queue.put("c", "x")
+        queue.put("b", "x")
     queue.take()
-    queue.put("c", "x")
+    assert len(queue) == limit
     with pytest.raises(Full):
-        FairQueue(0).put("a", "x")
+        queue.put("b", "x")
 
 
 def test_remove():

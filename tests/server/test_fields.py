@@ -1,5 +1,7 @@
 """Bodies: taken, or refused with the name of the field. Nothing is ignored."""
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -75,6 +77,23 @@ def test_what_is_inside_is_named_too(field, value, named):
     assert refusal(ChatRequest, CHAT | {field: value}).parameter == named
 
 
+@pytest.mark.parametrize(
+    ("kind", "field", "value"),
+    [
+        (CompletionRequest, "prompt", [1] * 2_000_000 + ["x"]),
+        (ChatRequest, "messages", [{}] * 1_000_000),
+        (ChatRequest, "messages", [{str(number): 1 for number in range(300_000)}]),
+        (ChatRequest, "messages", [{"role": "user", "content": [{}] * 1_000_000}]),
+        (ChatRequest, "stop", [""] * 1_000_000),
+    ],
+    ids=["prompt", "messages", "keys", "content", "stop"],
+)
+def test_a_million_mistakes_do_not_hold_the_server_up(kind, field, value):
+    begun = time.process_time()
+    refusal(kind, (TEXT if kind is CompletionRequest else CHAT) | {field: value})
+    assert time.process_time() - begun < 0.5
+
+
 def test_settings_that_contradict_each_other():
     assert refusal(ChatRequest, CHAT | {"max_tokens": 5, "max_completion_tokens": 5}).parameter == "max_tokens"
     assert refusal(ChatRequest, CHAT | {"top_logprobs": 0}).parameter == "top_logprobs"
@@ -119,6 +138,7 @@ def test_whatever_comes_is_taken_or_refused(body):
     [
         b"", b"{", b"[]", b"null", b'"x"', b"\xff{}", '{"a": 1}'.encode("utf-16"), b'{"temperature": NaN}',
         b'{"temperature": Infinity}', b"[" * 100_000, b'{"a":' * 100_000, b'{"seed": ' + b"9" * 10_000 + b"}",
+        b'{"prompt": "\\ud800"}', b'{"\\udfff": 1}',
     ],
 )  # fmt: skip
 def test_bodies_that_are_no_json_object(raw):

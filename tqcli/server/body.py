@@ -27,8 +27,10 @@ def parse(raw: bytes) -> dict[str, Any]:
     try:
         # Text first: json would take UTF-16 too.
         found = json.loads(raw.decode("utf-8"), parse_constant=_no_constant)
-    except UnicodeDecodeError as error:
-        raise bad_request("the body is not UTF-8") from error
+        # Escapes may spell halves of characters, which no tokenizer and no answer could hold.
+        json.dumps(found, ensure_ascii=False).encode("utf-8")
+    except UnicodeError as error:
+        raise bad_request("the body holds what is not UTF-8") from error
     except RecursionError as error:
         raise bad_request("the body is nested too deeply") from error
     except ValueError as error:

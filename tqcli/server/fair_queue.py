@@ -1,6 +1,6 @@
 """A bounded queue that serves clients in turn: who sends many requests waits for his own, others do not.
 
-For several threads. Within one client the first comes first.
+Several threads may put, one takes. Within one client the first comes first.
 """
 
 import threading
@@ -22,11 +22,13 @@ class FairQueue(Generic[Item]):
     """Items of several clients."""
 
     def __init__(self, limit: int) -> None:
-        """limit: how many items may wait, of all clients together."""
+        """limit: how many items may wait, of all clients together, besides the one that is being worked on."""
         self._limit = limit
         # The first client is the next one to be served.
         self._clients: OrderedDict[str, deque[Item]] = OrderedDict()
         self._length = 0
+        # Whether who takes is at work on an item, or is about to be given one.
+        self._busy = False
         self._closed = False
         self._changed = threading.Condition()
 
@@ -39,15 +41,16 @@ class FairQueue(Generic[Item]):
         with self._changed:
             if self._closed:
                 raise Closed
-            if self._length >= self._limit:
+            if self._length + self._busy > self._limit:
                 raise Full
             self._clients.setdefault(client, deque()).append(item)
             self._length += 1
             self._changed.notify()
 
     def take(self) -> Item:
-        """The next item; waits for one. Raises Closed once the queue is closed and empty."""
+        """The next item, the one before being done; waits for one. Raises Closed once the queue is closed and empty."""
         with self._changed:
+            self._busy = False
             self._changed.wait_for(lambda: self._length or self._closed)
             if not self._length:
                 raise Closed
@@ -56,6 +59,7 @@ class FairQueue(Generic[Item]):
             if items:
                 self._clients[client] = items
             self._length -= 1
+            self._busy = True
             return item
 
     def remove(self, client: str, item: Item) -> bool:

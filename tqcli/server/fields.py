@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SkipValidation, ValidationError
 
 from tqcli.server.errors import ApiError, bad_request
 
@@ -21,8 +21,12 @@ _MAX_STOPS = 16
 _MAX_STOP_LENGTH = 1000
 _MAX_SEED = (1 << 63) - 1
 
+# Nobody's request has more; pydantic would tell of each of a million wrong entries.
+_MAX_ENTRIES = 4096
+_MAX_KEYS = 64
+
 Stop = Annotated[str, Field(min_length=1, max_length=_MAX_STOP_LENGTH)]
-TokenId = Annotated[int, Field(ge=0)]
+Prompt = str | list[str] | list[int] | list[list[int]]
 
 
 class _Strict(BaseModel):
@@ -91,7 +95,8 @@ class ChatRequest(_Common):
 class CompletionRequest(_Common):
     """`/v1/completions`. prompt: text, token ids, or a list of one of them."""
 
-    prompt: str | Annotated[list[str] | list[TokenId] | list[list[TokenId]], Field(min_length=1)]
+    # Of a million token ids pydantic would try to make texts first.
+    prompt: Annotated[Prompt, SkipValidation]
     max_tokens: int = Field(16, ge=1)
     logprobs: int | None = Field(None, ge=0, le=20)
 
@@ -109,7 +114,19 @@ def parse_request(kind: type[Request], body: dict[str, Any]) -> Request:
         raise bad_request("`stream_options` is there without `stream`", "stream_options")
     if isinstance(request, ChatRequest):
         _check_chat(request)
+    elif not _is_prompt(request.prompt):
+        raise bad_request("`prompt` is neither a text, nor a list of texts or of token ids", "prompt")
     return request
+
+
+def _is_prompt(value: Any) -> bool:
+    if not isinstance(value, list):
+        return isinstance(value, str)
+    # A truth value counts as a number in Python.
+    is_tokens = all(type(one) is int and one >= 0 for one in value)
+    is_texts = all(isinstance(one, str) for one in value)
+    is_lists = all(isinstance(one, list) and one and all(type(x) is int and x >= 0 for x in one) for one in value)
+    return bool(value) and (is_tokens or is_texts or is_lists)
 
 
 def _check_chat(request: ChatRequest) -> None:
@@ -130,8 +147,23 @@ def _without_neutral(body: dict[str, Any], supported: frozenset[str]) -> dict[st
         if name not in supported:
             _check_neutral(name, value)
             continue
+        if name != "prompt":
+            _check_size(name, value)
         kept[name] = value
     return kept
+
+
+def _check_size(name: str, value: Any) -> None:
+    if isinstance(value, list):
+        if len(value) > _MAX_ENTRIES:
+            raise bad_request(f"`{name}` has more than {_MAX_ENTRIES} entries", name)
+        for one in value:
+            _check_size(name, one)
+    elif isinstance(value, dict):
+        if len(value) > _MAX_KEYS:
+            raise bad_request(f"`{name}` has an object of more than {_MAX_KEYS} fields", name)
+        for one in value.values():
+            _check_size(name, one)
 
 
 def _check_neutral(name: str, value: Any) -> None:
