@@ -201,6 +201,7 @@ def test_serve_refuses(served):
         "serve-cache": ("out", "--engine", "cpu", "--kv", "q4"),
         "serve-context": ("out", "--engine", "cpu", "--max-model-len", "999999"),
         "serve-engine": ("out", "--engine", "gpu"),
+        "serve-key": ("out", "--api-key", " "),
         "serve-what": ("out", "more"),
         "serve-nowhere": ("nowhere",),
     }

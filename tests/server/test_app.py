@@ -244,9 +244,10 @@ class TestKey:
             assert refused(client.post("/v1/completions", json=ASK, headers=header), 401)
         assert client.get("/health").status_code == 200
 
-    def test_the_right_one(self, serve):
-        client = serve(api_key="secret")
-        header = {"Authorization": "Bearer secret"}
+    @pytest.mark.parametrize("key", ["secret", "séc ret 日本"])
+    def test_the_right_one(self, serve, key):
+        client = serve(api_key=key)
+        header = {"Authorization": f"Bearer {key}".encode()}
         assert client.get("/v1/models", headers=header).status_code == 200
         assert client.post("/v1/completions", json=ASK, headers=header).status_code == 200
 

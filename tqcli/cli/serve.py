@@ -77,7 +77,7 @@ def serve_command(
         from tqcli.serving.vllm_command import Wanted, vllm_command
 
         asked = _engine(engine)
-        _check_flags(vllm_flags or [])
+        _check_flags(vllm_flags or [], api_key)
         subject = open_subject(model, revision)
         choice = choose(asked, subject, None if asked is Engine.cpu else find_vllm(), only_print=only_print)
         wanted = Wanted(
@@ -100,7 +100,9 @@ def _engine(name: str) -> "Engine":
         raise InputError(f"there is no engine `{name}`", fix=", ".join(Engine)) from error
 
 
-def _check_flags(flags: list[str]) -> None:
+def _check_flags(flags: list[str], api_key: str | None) -> None:
+    if api_key is not None and not api_key.strip():
+        raise InputError("the API key is empty", fix="a key, or no `--api-key` and no `TQ_API_KEY`")
     if flags and not flags[0].startswith("-"):
         raise InputError(f"what is `{flags[0]}`?", fix="one MODEL; flags for vLLM come after `--`")
 

@@ -65,7 +65,8 @@ class _Routes:
         if self._settings.api_key is None:
             return
         scheme, _, key = request.headers.get("authorization", "").partition(" ")
-        same = hmac.compare_digest(key.strip().encode(), self._settings.api_key.encode())
+        # As bytes: headers were decoded as Latin-1, whatever the client meant.
+        same = hmac.compare_digest(key.strip().encode("latin-1"), self._settings.api_key.encode())
         if scheme.lower() != "bearer" or not same:
             raise wrong_key()
 
