@@ -8,7 +8,7 @@ import pytest
 SHELL = ["scripts/setup", "scripts/demo", "scripts/test", "scripts/check", ".ci/run"]
 PYTHON = [
     "bench_codec", "bench_convert", "bench_formats", "bench_trellis", "gen_full26b", "golden_fp8", "golden_mlx",
-    "golden_trellis", "make_tiny_model", "measure_embeddings", "measure_quality", "measure_recipes",
+    "golden_trellis", "make_tiny_model", "measure_embeddings", "measure_kv", "measure_quality", "measure_recipes",
     "measure_sensitivity", "measure_trained_errors", "train_tiny_model", "train_trellis",
 ]  # fmt: skip
 
