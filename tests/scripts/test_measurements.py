@@ -17,8 +17,8 @@ def last_line(done):
     "name",
     [
         "bench_convert", "bench_formats", "bench_trellis", "gen_full26b", "make_tiny_model", "measure_embeddings",
-        "measure_kv", "measure_quality", "measure_recipes", "measure_sensitivity", "measure_trained_errors", "train_tiny_model",
-        "train_trellis",
+        "measure_kv", "measure_quality", "measure_recipes", "measure_sensitivity", "measure_trained_errors",
+        "train_tiny_model", "train_trellis",
     ],
 )  # fmt: skip
 def test_help(run_script, name):
