@@ -5,8 +5,6 @@ from pathlib import Path
 import pytest
 import torch
 
-pytest.importorskip("fastapi")
-
 TINY = Path(__file__).parents[1] / "fixtures" / "tiny_gemma4"
 
 

@@ -9,13 +9,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import httpx2
+import openai
 import pytest
 from support.command import succeed
 from support.server_process import ServerProcess, running
 
 from .conftest import TINY
 
-openai = pytest.importorskip("openai")
 pytest.importorskip("transformers", minversion="5.18")
 pytestmark = pytest.mark.slow
 
