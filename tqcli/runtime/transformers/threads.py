@@ -4,7 +4,7 @@ torch's own threads stay busy for about a millisecond after each of its operatio
 waiting for the next one, and would take the cores from the products in between. What is left to torch at a few tokens
 is too little for several threads anyway.
 
-Left out: a head, which may be large and not packed.
+Left out: a head that is not packed, which is work enough for all threads.
 """
 
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tqcli.runtime.transformers.modules import TqLinear, TqTiedHead
 from tqcli.runtime.transformers.products import most_tokens
 
 
@@ -32,15 +33,17 @@ class _After:
             torch.set_num_threads(self.threads)
 
 
-def limit_threads(model: nn.Module, threads: int) -> None:
-    """From now on `model` computes a few tokens with one thread of torch, up to its head, and sets `threads` after.
+def limit_threads(model: Any, threads: int) -> None:
+    """From now on `model` computes a few tokens with one thread of torch, and sets `threads` after.
 
     threads: that torch has otherwise. A module that is no whole model of transformers is left alone.
     """
     release_threads(model)
-    body = getattr(model, "base_model", None)
-    if threads == 1 or not isinstance(body, nn.Module):
+    body: Any = getattr(model, "base_model", None)
+    if threads == 1 or body is None:
         return
+    if isinstance(model.get_output_embeddings(), (TqLinear, TqTiedHead)):
+        body = model
     body.register_forward_pre_hook(_Before(), with_kwargs=True)
     body.register_forward_hook(_After(threads), always_call=True)
 
