@@ -144,11 +144,29 @@ def test_nothing_is_decoded_but_looked_up_rows(trained, decoded):
 
 def test_many_tokens_are_decoded(trained, decoded):
     model, _ = tqcli.load(trained, dtype=torch.float32, activations="int16")
-    ids = torch.arange(most_tokens() + 1)[None] + 2
-    many = logits(model, ids)
-    assert len(decoded) > 10
+    linear = next(module for module in model.modules() if isinstance(module, TqLinear))
+    few = torch.randn(most_tokens(), linear.in_features)
+    many = torch.cat((few, few[:1]))
+    linear(few)
+    assert decoded == []
+    found = linear(many)
+    assert decoded == [linear.out_features]
     set_activations(model, "float")
-    assert torch.equal(logits(model, ids), many)
+    assert torch.equal(linear(many), found)
+
+
+def test_experts_count_the_tokens_of_each(trained, decoded):
+    """So many tokens that each expert meets as many as pay, then a few more."""
+    model, _ = tqcli.load(trained, dtype=torch.float32, activations="int16")
+    experts = next(module for module in model.modules() if isinstance(getattr(module, "gate_up_proj", None), TqWeight))
+    tokens = most_tokens() * experts.num_experts
+    hidden = torch.randn(tokens + 1, experts.gate_up_proj.shape[-1])
+    chosen, weights = torch.arange(tokens + 1)[:, None] % experts.num_experts, torch.rand(tokens + 1, 1)
+    found = experts(hidden[:-1], chosen[:-1], weights[:-1])
+    assert decoded == []
+    exact = experts(hidden, chosen, weights)[:-1]
+    assert len(decoded) == 2 * experts.num_experts
+    assert ((found - exact) ** 2).sum() < 1e-8 * (exact**2).sum()
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float64])

@@ -35,7 +35,7 @@ def experts_forward(self: Any, hidden_states: Tensor, top_k_index: Tensor, top_k
         raise InputError(f"experts of the kind `{type(self).__name__}` do not run packed", why=peculiar)
     result = torch.zeros_like(hidden_states)
     with in_place(self.gate_up_proj, self.down_proj):
-        if _multiply(self, hidden_states):
+        if _multiply(self, hidden_states, top_k_index):
             return _by_products(self, hidden_states, top_k_index, top_k_weights)
         for expert in torch.unique(top_k_index).tolist():
             # In expert parallel, the number after the last means: not here.
@@ -49,10 +49,11 @@ def experts_forward(self: Any, hidden_states: Tensor, top_k_index: Tensor, top_k
     return result
 
 
-def _multiply(self: Any, hidden: Tensor) -> bool:
+def _multiply(self: Any, hidden: Tensor, top_k_index: Tensor) -> bool:
     """Whether both weights are packed and to be multiplied as integers."""
     weights = self.gate_up_proj, self.down_proj
-    return all(isinstance(weight, TqWeight) and weight.multiplies(hidden) for weight in weights)
+    share = top_k_index.shape[-1] / self.num_experts
+    return all(isinstance(weight, TqWeight) and weight.multiplies(hidden, share) for weight in weights)
 
 
 def _by_products(self: Any, hidden: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:

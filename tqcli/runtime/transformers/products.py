@@ -2,10 +2,10 @@
 
 "float" decodes what a call needs and multiplies with torch, equal to the bit to the decoded model. "int16" and "int8"
 multiply without decoding where they can and where that is faster: on the CPU, with the native kernels, for a few tokens
-(`most_tokens`) of bfloat16 or float32 without a gradient. All else (more tokens, other devices and dtypes, groups of
-256 columns, weights that are not packed) computes as with "float". Activations are rounded for it, one scale a group of
-columns. To 16 bits that is no more than the order of float32 sums changes (tq3 and tq4 levels are rounded too, by .0011
-and .0033 of the weights' size); to 8 bits it costs some 4e-5 of each result's energy.
+(`most_tokens`; of experts, on average) of bfloat16 or float32 without a gradient. All else (more tokens, other devices
+and dtypes, groups of 256 columns, weights that are not packed) computes as with "float". Activations are rounded for
+it, one scale a group of columns. To 16 bits that is no more than the order of float32 sums changes (tq3 and tq4 levels
+are rounded too, by .0011 and .0033 of the weights' size); to 8 bits it costs some 4e-5 of each result's energy.
 
 Left out: the arithmetic (`tq_kernels.product`), and who says which (`activations`).
 """
@@ -36,9 +36,8 @@ def most_tokens() -> int:
     return _MOST_TOKENS.get(backend().name, 0)
 
 
-def can_multiply(stored_as: NativeFormat, hidden: Tensor) -> bool:
-    """Whether integers apply to activations of any shape (..., columns) and a weight in this format."""
-    tokens = hidden.numel() // max(1, hidden.shape[-1])
+def can_multiply(stored_as: NativeFormat, hidden: Tensor, tokens: float) -> bool:
+    """Whether integers apply to activations, of which a weight in this format meets so many tokens."""
     if tokens > most_tokens() or not takes(hidden) or (hidden.requires_grad and is_grad_enabled()):
         return False
     return stored_as.format == "trellis" or stored_as.group_size in product_formats.GROUP_SIZES

@@ -83,9 +83,14 @@ class TqWeight(nn.Module):
         """Decode weight[start:stop]."""
         return self._decode(*(part[start:stop] for part in self._by_item())).view(-1, *self.weight_shape[1:])
 
-    def multiplies(self, hidden: Tensor) -> bool:
-        """Whether `multiply` is to be used for activations (..., columns) instead of decoding."""
-        return self.activations != "float" and self.device.type == "cpu" and can_multiply(self.stored_as, hidden)
+    def multiplies(self, hidden: Tensor, share: float = 1.0) -> bool:
+        """Whether `multiply` is to be used for activations (..., columns) instead of decoding.
+
+        share: of the tokens that an item of a weight of three dimensions meets, on average.
+        """
+        if self.activations == "float" or self.device.type != "cpu":
+            return False
+        return can_multiply(self.stored_as, hidden, share * hidden.numel() / max(1, hidden.shape[-1]))
 
     def multiply(self, hidden: Tensor, pairs: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """(..., columns) -> (..., rows), activations rounded to integers; the weight is not decoded.
