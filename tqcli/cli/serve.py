@@ -52,7 +52,7 @@ def serve_command(
     activations: Annotated[
         str | None,
         typer.Option(
-            help="int8 or float: how packed weights are multiplied; engine cpu. [default: int8]", metavar="TYPE"
+            help="int16, int8 or float: how packed weights are multiplied; engine cpu. [default: int16]", metavar="TYPE"
         ),
     ] = None,
     revision: Revision = None,
@@ -213,9 +213,8 @@ def _print_budget(out: Out, budget: "Budget", listening: "Listening") -> None:
     weights = (
         f"decoded weights {size(budget.decoded_bytes)}" if budget.decoded_bytes else "weights stay on disk, mapped"
     )
-    if listening.activations == "int8":
-        out.line("weights  multiplied as they are, activations in int8; `--activations float`")
-        out.line("         is exact and slower")
+    if listening.activations != "float":
+        out.line(f"weights  multiplied as they are, by activations in {listening.activations}")
     out.line(f"memory   {size(budget.needed)} ({size(budget.available)} free); {weights}")
     if budget.shortened_from:
         out.note(f"note: the model could take {budget.shortened_from} tokens; their cache does not fit in memory")

@@ -36,26 +36,26 @@ def check_cache(kv: str) -> None:
 
 
 def choose_activations(subject: Subject, asked: str | None) -> str:
-    """int8 where there are packed weights and kernels for it, unless asked for otherwise.
+    """int16 where there are packed weights and kernels for it, unless asked for otherwise.
 
-    Raises InputError for int8 where it would do nothing or cannot be, and for an unknown word.
+    Raises InputError for integers where they would do nothing or cannot be, and for an unknown word.
     """
     from tqcli.runtime.transformers.activations import check_activations
 
     if asked is not None:
         check_activations(asked)
-        if asked == "int8" and subject.layout != _PACKED:
+        if asked != "float" and subject.layout != _PACKED:
             why = f"`{subject.source}` has no weights that stay packed in memory"
-            raise InputError("`--activations int8` does nothing here", why=why)
+            raise InputError(f"`--activations {asked}` does nothing here", why=why)
         return asked
     if subject.layout != _PACKED:
         return "float"
     try:
-        check_activations("int8")
+        check_activations("int16")
     except InputError:
         # Without compiled kernels there is one way only.
         return "float"
-    return "int8"
+    return "int16"
 
 
 def check_installed() -> None:
