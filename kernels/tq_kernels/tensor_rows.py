@@ -16,6 +16,8 @@ from torch import Tensor
 from tq_kernels.types import FloatDtype
 
 _DTYPES: Mapping[torch.dtype, FloatDtype] = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32"}
+# Codes of some rows, and what goes with them -> those rows.
+DecodeRows = Callable[[NDArray[Any], NDArray[Any]], NDArray[Any]]
 # Small enough to stay in a core's cache, large enough that starting a thread does not count.
 _PIECE_BYTES = 2 << 20
 
@@ -51,6 +53,21 @@ def by_rows(work: Callable[[int, int], None], rows: int, row_bytes: int, threads
     with ThreadPoolExecutor(min(threads, len(pieces))) as pool:
         for _ in pool.map(lambda piece: work(*piece), pieces):
             pass
+
+
+def decode_pair(
+    weight: Tensor,
+    pair: tuple[Tensor, Tensor],
+    decode: Callable[[NDArray[Any], NDArray[Any]], NDArray[Any]],
+    threads: int,
+) -> None:
+    """Fill `weight`, (rows, columns) on the CPU, with what decode gives for the same rows of both of the pair."""
+    target, codes, beside = as_array(weight), as_array(pair[0]), as_array(pair[1])
+
+    def work(start: int, stop: int) -> None:
+        target[start:stop] = decode(codes[start:stop], beside[start:stop])
+
+    by_rows(work, len(codes), weight.shape[1] * weight.element_size(), threads)
 
 
 def check_pair(codes: Tensor, scales: Tensor, scales_dtype: torch.dtype) -> None:

@@ -8,9 +8,8 @@ from torch import Tensor
 from tq_kernels import reference
 from tq_kernels.arrays import check_stored_shapes
 from tq_kernels.backends import selected
-from tq_kernels.types import FloatDtype, Scale, TqTables
-
-_DTYPES: dict[torch.dtype, FloatDtype] = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32"}
+from tq_kernels.tensor_rows import dtype_name
+from tq_kernels.types import Scale, TqTables
 
 
 def encode_tensor(weight: Tensor, tables: TqTables, *, scale: Scale, threads: int = 1) -> tuple[Tensor, Tensor]:
@@ -19,7 +18,7 @@ def encode_tensor(weight: Tensor, tables: TqTables, *, scale: Scale, threads: in
     Returns uint8 (product of the leading sizes * groups, bytes per group) and float32 (product of the leading sizes,
     groups). CPU tensors are read in place by the native library. Raises NonFiniteWeight, ValueError, TypeError.
     """
-    _dtype_name(weight.dtype)
+    dtype_name(weight.dtype)
     if scale not in ("norm", "search"):
         raise ValueError(f"scale must be norm or search, not {scale}")
     if threads < 1:
@@ -38,7 +37,7 @@ def encode_tensor(weight: Tensor, tables: TqTables, *, scale: Scale, threads: in
     library.encode(
         matrix.data_ptr(),
         (rows, columns),
-        _dtype_name(matrix.dtype),
+        dtype_name(matrix.dtype),
         tables,
         scale=scale,
         codes=codes.data_ptr(),
@@ -52,7 +51,7 @@ def decode_tensor(
     codes: Tensor, norms: Tensor, columns: int, tables: TqTables, dtype: torch.dtype, *, threads: int = 1
 ) -> Tensor:
     """The matrix (rows, columns) of `dtype` on the device of codes and norms; shapes as for `tq_kernels.decode`."""
-    name = _dtype_name(dtype)
+    name = dtype_name(dtype)
     if codes.dtype != torch.uint8 or norms.dtype != torch.float32:
         raise TypeError(f"codes must be uint8 and norms float32, not {codes.dtype} and {norms.dtype}")
     if codes.device != norms.device:
@@ -76,9 +75,3 @@ def decode_tensor(
         threads=threads,
     )
     return weight
-
-
-def _dtype_name(dtype: torch.dtype) -> FloatDtype:
-    if dtype not in _DTYPES:
-        raise TypeError(f"the codec takes bfloat16, float16 and float32, not {dtype}")
-    return _DTYPES[dtype]

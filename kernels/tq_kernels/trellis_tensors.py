@@ -5,13 +5,15 @@ multiplications. The format page is docs/trellis-format.md. Left out: encoding, 
 """
 
 import math
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from tq_kernels import trellis
-from tq_kernels.tensor_rows import as_array, by_rows, check_pair, dtype_name
+from tq_kernels.tensor_rows import check_pair, decode_pair, dtype_name
 from tq_kernels.trellis import TrellisTables
 
 # Weights that plain torch decodes at a time; each takes some 30 bytes meanwhile.
@@ -37,12 +39,11 @@ def decode_tensor(
     if codes.device.type != "cpu":
         decode_in_torch(codes, meta, tables, weight)
         return weight
-    target, stored = as_array(weight), (as_array(codes), as_array(meta))
 
-    def decode_rows(start: int, stop: int) -> None:
-        target[start:stop] = trellis.decode(stored[0][start:stop], stored[1][start:stop], columns, tables, dtype=name)
+    def decode(some: NDArray[Any], numbers: NDArray[Any]) -> NDArray[Any]:
+        return trellis.decode(some, numbers, columns, tables, dtype=name)
 
-    by_rows(decode_rows, len(codes), columns * weight.element_size(), threads)
+    decode_pair(weight, (codes, meta), decode, threads)
     return weight
 
 

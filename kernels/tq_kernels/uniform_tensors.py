@@ -4,11 +4,14 @@ Both give the same bits: each weight is one float32 multiplication, rounded once
 encoding, which is the CPU's.
 """
 
+from typing import Any
+
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from tq_kernels import uniform
-from tq_kernels.tensor_rows import as_array, by_rows, check_pair, dtype_name
+from tq_kernels.tensor_rows import check_pair, decode_pair, dtype_name
 
 # Weights that plain torch decodes at a time; each takes some 16 bytes meanwhile.
 _CHUNK_WEIGHTS = 1 << 23
@@ -41,13 +44,11 @@ def decode_tensor(
     if codes.device.type != "cpu":
         decode_in_torch(codes, scales, group_size, weight)
         return weight
-    target, stored = as_array(weight), (as_array(codes), as_array(scales))
 
-    def decode_rows(start: int, stop: int) -> None:
-        some = stored[0][start:stop], stored[1][start:stop]
-        target[start:stop] = uniform.decode(*some, columns, bits, group_size, dtype=name)
+    def decode(some: NDArray[Any], of_groups: NDArray[Any]) -> NDArray[Any]:
+        return uniform.decode(some, of_groups, columns, bits, group_size, dtype=name)
 
-    by_rows(decode_rows, len(codes), columns * weight.element_size(), threads)
+    decode_pair(weight, (codes, scales), decode, threads)
     return weight
 
 

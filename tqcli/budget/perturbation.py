@@ -4,19 +4,19 @@ Weights are found by the names of the model's own parameters, whatever the check
 is kept aside; rows are encoded in pieces of some megabytes. Left out: text and divergence (`calibration`).
 """
 
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from tq_kernels.floats import widen
+from tq_kernels.tensor_rows import as_array
 from tq_kernels.types import FloatDtype
 
 from tqcli.architectures.base import Architecture, TensorRole
+from tqcli.budget.sampling import squared
 from tqcli.formats.base import Format
 
 _PIECE_WEIGHTS = 1 << 21
@@ -68,15 +68,9 @@ def _replaced(tensor: torch.Tensor, format_: Format) -> Iterator[tuple[float, fl
         decoded = format_.decode(format_.encode(elements, dtype), rows.shape[1])
         with torch.no_grad():
             piece.copy_(torch.from_numpy(decoded))
-        yield _square(decoded - truth), _square(truth)
+        yield squared(decoded - truth), squared(truth)
 
 
 def _elements(rows: torch.Tensor) -> NDArray[Any]:
     """As formats take them: BF16 as its bits. A copy: the rows are written over."""
-    raw = rows.view(torch.uint16) if rows.dtype == torch.bfloat16 else rows
-    elements: NDArray[Any] = raw.cpu().numpy().copy()
-    return elements
-
-
-def _square(values: NDArray[np.float32]) -> float:
-    return math.fsum(np.square(values, dtype=np.float64).sum(axis=0))
+    return as_array(rows.cpu()).copy()

@@ -60,7 +60,7 @@ def relative_error(stored_as: Format, rows: NDArray[Any], weight: Weight) -> tup
         raise TypeError(f"{weight.name} is {weight.dtype}")
     truth = widen(rows, weight.dtype)
     lost = stored_as.decode(stored_as.encode(rows, weight.dtype), weight.columns) - truth
-    return _square(lost), _square(truth)
+    return squared(lost), squared(truth)
 
 
 def _parts(group: Group) -> Iterator[_Part]:
@@ -104,6 +104,6 @@ def _sample(storage: Storage, weight: Weight, weights: int, block: int) -> Itera
         yield read_elements(storage, weight, first, rows).reshape(rows, weight.columns)
 
 
-def _square(values: NDArray[np.float32]) -> float:
-    """Row after row, then exactly: an order that no instruction set changes."""
+def squared(values: NDArray[np.float32]) -> float:
+    """Squared length: row after row, then exactly: an order that no instruction set changes."""
     return math.fsum(np.square(values, dtype=np.float64).sum(axis=0))

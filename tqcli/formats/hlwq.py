@@ -46,11 +46,6 @@ class Hlwq(FormatOptions):
         """About 2.5 times what Gaussian rows lose, but .02 at least."""
         return _ERROR_LIMITS[self.bits]
 
-    def refusal(self, shape: Shape) -> str:
-        """Nothing: rows are padded to whole blocks."""
-        del shape
-        return ""
-
     def stored(self, name: str, shape: Shape, dtype: str) -> tuple[Stored, ...]:
         """The three tensors that `name` becomes, whatever its dtype."""
         del dtype

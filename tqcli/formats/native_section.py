@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pydantic import ValidationError
+from tq_kernels.trellis import BITS
 
 from tqcli.errors import InputError
 from tqcli.formats.native import QUANT_METHOD, version_of
@@ -26,7 +27,6 @@ _KEYS: Mapping[str, tuple[str, ...]] = {
     "trellis": ("bits", "rotation", "seed"),
     "uniform": ("bits", "group_size"),
 }
-_KNOWN_BITS = (2, 3, 4)
 
 
 def section(default: NativeFormat, formats: Mapping[str, NativeFormat]) -> dict[str, Any]:
@@ -96,7 +96,7 @@ def _codebook(default: Mapping[str, Any], bits: object, where: str) -> Any:
         raise InputError(f"{where} has no codebook", why=f"`{CODEBOOKS}` has none of {json.dumps(bits)[:80]} bits")
     if isinstance(levels, str) and not levels.strip("0"):
         raise InputError(f"{where} has no codebook", why=f"the one of {json.dumps(bits)[:80]} bits is all zeros")
-    known = bits in _KNOWN_BITS and levels == Trellis.model_validate({"bits": bits}).levels
+    known = bits in BITS and levels == Trellis.model_validate({"bits": bits}).levels
     return None if known else levels
 
 

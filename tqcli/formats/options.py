@@ -19,6 +19,11 @@ class FormatOptions(BaseModel):
         """Every row stands alone."""
         return 1
 
+    def refusal(self, shape: Shape) -> str:
+        """Nothing: any row can be stored, padded or cut short where groups do not divide it."""
+        del shape
+        return ""
+
 
 def linear_refusal(shape: Shape, group: int, name: str) -> str:
     """Why a weight is not stored in groups of columns as the weight of one linear layer; empty where it can be."""

@@ -42,11 +42,6 @@ class Tq(FormatOptions):
         """Gaussian rows lose .118, .034 and .009 of their energy."""
         return _ERROR_LIMITS[self.bits]
 
-    def refusal(self, shape: Shape) -> str:
-        """Nothing: rows are padded to whole groups."""
-        del shape
-        return ""
-
     def stored(self, name: str, shape: Shape, dtype: str) -> tuple[Stored, ...]:
         """The pair of tensors that `name` becomes, whatever its dtype."""
         del dtype

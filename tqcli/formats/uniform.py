@@ -57,11 +57,6 @@ class Uniform(FormatOptions):
         """Above this a decode cannot be right."""
         return _ERROR_LIMITS[self.bits]
 
-    def refusal(self, shape: Shape) -> str:
-        """Nothing: the last group may be short."""
-        del shape
-        return ""
-
     def stored(self, name: str, shape: Shape, dtype: str) -> tuple[Stored, ...]:
         """The pair of tensors that `name` becomes, whatever its dtype."""
         del dtype
