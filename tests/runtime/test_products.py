@@ -11,10 +11,10 @@ import tqcli
 from tqcli.errors import InputError
 from tqcli.formats.trellis import Trellis
 from tqcli.formats.uniform import Uniform
+from tqcli.runtime.products import most_tokens
 from tqcli.runtime.transformers import weight as weight_module
 from tqcli.runtime.transformers.activations import activations_of, set_activations
 from tqcli.runtime.transformers.modules import TqLinear, TqTiedHead
-from tqcli.runtime.transformers.products import most_tokens
 from tqcli.runtime.transformers.swap import packed_weights
 from tqcli.runtime.transformers.weight import TqWeight
 

@@ -27,9 +27,9 @@ from tqcli.hub.fetch import open_source
 from tqcli.kv.cache import TurboQuantCache
 from tqcli.kv.default import use_by_default
 from tqcli.kv.settings import CacheSettings, read_settings
+from tqcli.runtime.products import Activations
 from tqcli.runtime.transformers.activations import check_activations, set_activations
 from tqcli.runtime.transformers.decoded import every_layout
-from tqcli.runtime.transformers.products import Activations
 from tqcli.runtime.transformers.watch import raise_if_any
 
 _TOKENIZERS = ("tokenizer.json", "vocab.*", "*.model", "*.tiktoken", "tekken.json")

@@ -7,7 +7,7 @@ from torch import nn
 from tq_kernels.backends import selected
 
 from tqcli.errors import InputError
-from tqcli.runtime.transformers.products import Activations
+from tqcli.runtime.products import Activations
 from tqcli.runtime.transformers.threads import limit_threads, release_threads
 from tqcli.runtime.transformers.weight import TqWeight
 

@@ -7,7 +7,7 @@ from tqcli.codec.turboquant import BITS, bytes_per_group, groups
 from tqcli.errors import InputError
 from tqcli.formats.native_section import NativeFormat
 from tqcli.formats.tq import Tq
-from tqcli.runtime.transformers.headers import Pair
+from tqcli.runtime.headers import Pair
 
 if TYPE_CHECKING:
     from tqcli.runtime.transformers.config import TqConfig

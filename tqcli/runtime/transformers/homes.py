@@ -12,10 +12,10 @@ from tqcli.checkpoint.header import TensorInfo
 from tqcli.errors import InputError
 from tqcli.formats.native import PAIRS
 from tqcli.formats.native_section import NativeFormat
+from tqcli.runtime.headers import Pair
 from tqcli.runtime.transformers.config import TqConfig
 from tqcli.runtime.transformers.expected import wrong_shape
 from tqcli.runtime.transformers.geometry import format_of
-from tqcli.runtime.transformers.headers import Pair
 from tqcli.runtime.transformers.names import UNSUFFIXED, Names, Target
 
 

@@ -12,7 +12,7 @@ from transformers.core_model_loading import ConversionOps
 from tqcli.errors import InputError
 from tqcli.formats.native import PAIRS
 from tqcli.formats.native_section import NativeFormat
-from tqcli.runtime.transformers.packed import decode_packed, empty_stored, encode_packed
+from tqcli.runtime.packed import decode_packed, empty_stored, encode_packed
 from tqcli.runtime.transformers.weight import TqWeight
 
 # Rows are encoded this many bytes at a time, so that a parameter of a gigabyte needs no second gigabyte.

@@ -12,16 +12,16 @@ from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING, AUTO_
 
 from tqcli.errors import InputError
 from tqcli.formats.native import QUANT_METHOD
+from tqcli.runtime.headers import pairs, read_headers
+from tqcli.runtime.packed import bytes_a_weight, stored_shapes
 from tqcli.runtime.transformers import experts, saving, swap
 from tqcli.runtime.transformers.config import TqConfig
 from tqcli.runtime.transformers.conversions import decoding, for_saving
 from tqcli.runtime.transformers.expected import expectations, planned_dtype, settle
-from tqcli.runtime.transformers.headers import pairs, read_headers
 from tqcli.runtime.transformers.homes import Home, check_plain, find_homes, place
 from tqcli.runtime.transformers.hooks import keep_offloaded_dtypes
 from tqcli.runtime.transformers.names import Names, unsuffixed_renamings
 from tqcli.runtime.transformers.operations import DecodePacked, EncodeOnLoad, Plain
-from tqcli.runtime.transformers.packed import bytes_a_weight, stored_shapes
 from tqcli.runtime.transformers.selection import Chosen, select
 from tqcli.runtime.transformers.watch import check_watched, watch
 from tqcli.runtime.transformers.weight import TqWeight

@@ -27,8 +27,8 @@ from tqcli.formats.native import (
 )
 from tqcli.formats.native_section import CODEBOOKS, NativeFormat, codebooks, entry, section
 from tqcli.formats.tq import Tq
+from tqcli.runtime.headers import Pair, pairs, read_headers
 from tqcli.runtime.transformers.config import TqConfig
-from tqcli.runtime.transformers.headers import Pair, pairs, read_headers
 from tqcli.runtime.transformers.swap import packed_weights
 from tqcli.runtime.transformers.weight import TqWeight
 

@@ -13,9 +13,9 @@ from torch import nn
 
 from tqcli.errors import InputError
 from tqcli.formats.native_section import NativeFormat
+from tqcli.runtime.headers import read_headers
 from tqcli.runtime.transformers.config import TqConfig
 from tqcli.runtime.transformers.experts import PROJECTIONS, is_packable
-from tqcli.runtime.transformers.headers import read_headers
 from tqcli.runtime.transformers.homes import check_plain
 from tqcli.runtime.transformers.names import Names
 from tqcli.runtime.transformers.swap import Kind, kind_of

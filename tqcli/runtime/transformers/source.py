@@ -18,7 +18,7 @@ from tqcli.checkpoint.json_object import parse_object
 from tqcli.errors import InputError
 from tqcli.formats.native import EXTENDED_FORMAT, GUARD, NATIVE_FORMAT, QUANT_METHOD, TQ_CONFIG_NAME, USUAL_SEED
 from tqcli.formats.native_section import CODEBOOKS
-from tqcli.runtime.transformers.headers import find_packed
+from tqcli.runtime.headers import find_packed
 
 # A map of every tensor of the largest models takes a few MB.
 _MAX_BYTES = 64 << 20

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tqcli.runtime.products import most_tokens
 from tqcli.runtime.transformers.modules import TqLinear, TqTiedHead
-from tqcli.runtime.transformers.products import most_tokens
 
 
 class _Before:

@@ -14,8 +14,8 @@ from tq_kernels.product_tensors import product_tensor
 
 from tqcli.errors import InputError
 from tqcli.formats.native_section import NativeFormat
-from tqcli.runtime.transformers.packed import Shape, decode_packed, leaves, stored_dtypes
-from tqcli.runtime.transformers.products import Activations, can_multiply, product_format
+from tqcli.runtime.packed import Shape, decode_packed, leaves, stored_dtypes
+from tqcli.runtime.products import Activations, can_multiply, product_format
 
 
 class TqWeight(nn.Module):

@@ -1,4 +1,4 @@
-"""What differs between the formats of packed weights for this plug-in: names, shapes, dtypes, and who decodes.
+"""What differs between the formats of packed weights in memory: names, shapes, dtypes, and who decodes.
 
 A packed weight is two tensors: codes, and what goes with each group of them, here called scales: norms, or scales, or
 scales with a start state. Left out: where they lie on disk (`headers`), and whether their sizes are right (`geometry`).
