@@ -196,6 +196,8 @@ def test_serve_refuses(served):
         "serve-vllm-grace": ("model", *vllm, "--grace", "1"),
         "serve-cpu-flag": ("out", "--engine", "cpu", "--", "--enforce-eager"),
         "serve-cpu-cache": ("out", "--engine", "cpu", "--kv", "fp8"),
+        "serve-vllm-offload": ("model", *vllm, "--offload-experts", "1"),
+        "serve-cpu-offload": ("out", "--engine", "cpu", "--offload-experts", "1"),
         "serve-activations": ("model", "--engine", "cpu", "--activations", "int8"),
         "serve-vllm-activations": ("model", *vllm, "--activations", "float"),
         "serve-cache": ("out", "--engine", "cpu", "--kv", "q4"),

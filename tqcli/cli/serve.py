@@ -55,6 +55,10 @@ def serve_command(
             help="int16, int8 or float: how packed weights are multiplied; engine cpu. [default: int16]", metavar="TYPE"
         ),
     ] = None,
+    offload_experts: Annotated[
+        float | None,
+        typer.Option(help="Experts kept in main memory, for each GPU; engine vllm.", metavar="GB"),
+    ] = None,
     revision: Revision = None,
     only_print: Annotated[bool, typer.Option("--print", help="Print the command that is started, and stop.")] = False,
     output_format: Format = OutputFormat.human,
@@ -80,9 +84,9 @@ def serve_command(
         _check_flags(vllm_flags or [], api_key)
         subject = open_subject(model, revision)
         choice = choose(asked, subject, None if asked is Engine.cpu else find_vllm(), only_print=only_print)
-        wanted = Wanted(
-            host, port, served_model_name or subject.name, kv, api_key, max_model_len, tuple(vllm_flags or ())
-        )
+        name = served_model_name or subject.name
+        flags = tuple(vllm_flags or ())
+        wanted = Wanted(host, port, name, kv, api_key, max_model_len, flags, offload_experts)
         if choice.engine is Engine.vllm:
             _check_embedded_only(("--max-waiting", max_waiting), ("--grace", grace), ("--activations", activations))
             _run_vllm(out, subject, choice, wanted, vllm_command(subject, wanted, choice), only_print)
@@ -116,6 +120,8 @@ def _check_embedded_only(*given: tuple[str, object]) -> None:
 def _run_vllm(
     out: Out, subject: "Subject", choice: "Choice", wanted: "Wanted", started: "Command", only_print: bool
 ) -> None:
+    from tqcli.serving.offload import run_offloading
+
     shown = shlex.join(("vllm", *started.arguments))
     # The key itself is no text for screens and logs.
     line = "".join(f"{name}=... " for name in started.environment) + shown
@@ -131,8 +137,11 @@ def _run_vllm(
     if only_print:
         return
     out.flush()
+    environment = os.environ | dict(started.environment)
+    if wanted.offload_experts is not None:
+        run_offloading(started.program, environment)
     # In this process's place, so that signals reach it and its exit status is ours.
-    os.execve(started.program[0], started.program, os.environ | dict(started.environment))  # noqa: S606
+    os.execve(started.program[0], started.program, environment)  # noqa: S606
 
 
 def _run_embedded(
@@ -145,12 +154,14 @@ def _run_embedded(
     activations: str | None,
 ) -> None:
     from tqcli.serving import embedded
+    from tqcli.serving.offload import check_embedded
 
     if wanted.flags:
         raise InputError(
             f"`{wanted.flags[0]}` does nothing here",
             why=f"flags after `--` are vLLM's, and the engine is cpu: {choice.why}",
         )
+    check_embedded(wanted.offload_experts)
     embedded.check_cache(wanted.kv)
     embedded.check_installed()
     waiting, grace = limits

@@ -21,7 +21,8 @@ _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "
 class Subject:
     """One checkpoint. source: as the user named it. layout: as in `tqcli.readers`.
 
-    decoded_bytes: what its weights take in memory beyond the mapped files, in the embedded engine.
+    decoded_bytes: what its weights take in memory beyond the mapped files, in the embedded engine. expert_bytes: of
+    its routed experts, as they are stored.
     """
 
     source: str
@@ -31,6 +32,7 @@ class Subject:
     shards: int
     nbytes: int
     decoded_bytes: int
+    expert_bytes: int = 0
 
     @property
     def name(self) -> str:
@@ -76,6 +78,7 @@ def open_subject(source: str, revision: str | None = None) -> Subject:
         shards=len(checkpoint.shards),
         nbytes=sum(tensor.nbytes for tensor in checkpoint.tensors.values()),
         decoded_bytes=0 if contents.layout in _MAPPED else _decoded(checkpoint, contents.plain_names, contents.packed),
+        expert_bytes=sum(one.nbytes for name, one in checkpoint.tensors.items() if ".experts." in name),
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from tqcli.errors import InputError
 from tqcli.serving.choice import Choice
+from tqcli.serving.offload import offload_arguments
 from tqcli.serving.subject import Subject
 
 # Of tq's names those that upstream has.
@@ -25,7 +26,7 @@ _KEY = "VLLM_API_KEY"
 
 @dataclass(frozen=True)
 class Wanted:
-    """What the user asked for, engine aside."""
+    """What the user asked for, engine aside. offload_experts: gigabytes, in main memory."""
 
     host: str
     port: int
@@ -34,6 +35,7 @@ class Wanted:
     api_key: str | None = None
     max_model_len: int | None = None
     flags: tuple[str, ...] = ()
+    offload_experts: float | None = None
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,8 @@ def vllm_command(subject: Subject, wanted: Wanted, choice: Choice) -> Command:
         arguments += ["--max-model-len", str(wanted.max_model_len)]
     if wanted.kv != "none":
         arguments += [_CACHE_FLAG, _cache_type(subject, wanted.kv, choice.device)]
+    if wanted.offload_experts is not None:
+        arguments += offload_arguments(subject, wanted.offload_experts, choice.device)
     environment = {} if wanted.api_key is None else {_KEY: wanted.api_key}
     return Command((*arguments, *wanted.flags), environment)
 
@@ -111,6 +115,8 @@ def _check_flags(subject: Subject, wanted: Wanted, device: str) -> None:
                 raise InputError(f"`--kv {wanted.kv}` and `{_CACHE_FLAG}` say the same thing twice", fix="one of them")
             cache_type = value if equals else "".join(wanted.flags[i + 1 : i + 2])
             _check_cache(subject, cache_type, device, f"{_CACHE_FLAG} {cache_type}")
+        if wanted.offload_experts is not None and name.startswith(_OFFLOAD):
+            raise InputError(f"`--offload-experts` and `{name}` say the same thing twice", fix="one of them")
         if device == "cpu" and name.startswith(_OFFLOAD):
             raise InputError(f"`{name}` does nothing in vLLM on CPU", why="the weights are in main memory already")
 
