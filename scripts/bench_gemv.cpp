@@ -48,10 +48,10 @@ void multiply(const uint16_t* weight, const float* activations, float* results, 
 
 }  // namespace
 
-// weight: rows x columns of bfloat16; activations: tokens (1, 4 or 8) x columns; results: tokens x rows.
+// weight: rows x columns of bfloat16; activations: tokens (1, 4 or a multiple of 8) x columns; results: tokens x rows.
 extern "C" void bfloat16_product(const uint16_t* weight, const float* activations, float* results, int64_t rows,
                                  int64_t columns, int32_t tokens) {
   if (tokens == 1) multiply<1>(weight, activations, results, rows, columns);
   else if (tokens == 4) multiply<4>(weight, activations, results, rows, columns);
-  else multiply<8>(weight, activations, results, rows, columns);
+  else for (int32_t i = 0; i < tokens; i += 8) multiply<8>(weight, activations + i * columns, results + i * rows, rows, columns);
 }

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <numeric>
 #include <vector>
 
 #include "floating_point.h"
@@ -15,7 +16,8 @@ namespace {
 constexpr std::size_t kAligned = 64;
 constexpr int64_t kWorthThread = 1 << 18;  // bytes of codes for which another thread pays
 constexpr int64_t kPiece = 1 << 16;        // bytes of codes that a thread takes at a time
-constexpr int64_t kRowsTogether = 8;       // a multiple of the rows of every innermost loop
+constexpr int64_t kRowsTogether = 32;      // a multiple of the rows of every innermost loop
+constexpr int64_t kAllTokens = INT64_MAX;
 
 bool valid(const TqProductFormat& format) {
   if (format.codes < TQ_CODES_TRELLIS || format.codes > TQ_CODES_BYTES) return false;
@@ -40,15 +42,24 @@ bool valid(const int64_t* numbers, int64_t pairs, int64_t all) {
   return std::all_of(numbers, numbers + pairs, [&](int64_t number) { return number >= 0 && number < all; });
 }
 
-const ProductKernels* kernels_for(int32_t set, int32_t extensions) {
-  const ProductKernels* const found = TQ_CHOOSE(kProduct, set);
+// Whether the processor has the extensions of the set, and there are any.
+bool has_extensions(int32_t set) {
 #if defined(__x86_64__)
-  const bool has_bytes = __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vnni");
-  if (found == &kProduct_avx512 && extensions && has_bytes) return &kProductBytes_avx512;
+  return TQ_CHOOSE(kProduct, set) == &kProduct_avx512 && __builtin_cpu_supports("avx512vbmi") &&
+         __builtin_cpu_supports("avx512vnni");
+#else
+  (void)set;
+  return false;
+#endif
+}
+
+const ProductKernels* kernels_for(int32_t set, int32_t extensions) {
+#if defined(__x86_64__)
+  if (extensions && has_extensions(set)) return &kProductBytes_avx512;
 #else
   (void)extensions;
 #endif
-  return found;
+  return TQ_CHOOSE(kProduct, set);
 }
 
 std::size_t rounded(int64_t bytes) { return (static_cast<std::size_t>(bytes) + kAligned) / kAligned * kAligned; }
@@ -64,30 +75,30 @@ class ProductMemory {
   uint8_t* const at;
 };
 
-// What all prepared tokens take: values, corrections, scales.
+// What all prepared tokens take: values, corrections, scales, totals.
 std::size_t prepared_bytes(const ProductRows& rows, int64_t tokens, int32_t planes) {
   return rounded(tokens * rows.slots * planes) + rounded(tokens * rows.groups * kProductLanes * 4) +
-         rounded(tokens * rows.groups * 4);
+         2 * rounded(tokens * rows.groups * 4);
 }
 
 Prepared prepared_at(uint8_t* memory, const ProductRows& rows, int64_t tokens, int32_t planes) {
   uint8_t* const lanes = memory + rounded(tokens * rows.slots * planes);
   uint8_t* const scales = lanes + rounded(tokens * rows.groups * kProductLanes * 4);
-  return {reinterpret_cast<int8_t*>(memory), reinterpret_cast<int32_t*>(lanes), reinterpret_cast<float*>(scales)};
+  uint8_t* const totals = scales + rounded(tokens * rows.groups * 4);
+  return {reinterpret_cast<int8_t*>(memory), reinterpret_cast<int32_t*>(lanes), reinterpret_cast<float*>(scales),
+          reinterpret_cast<int32_t*>(totals)};
 }
 
-// Neighbouring pairs of the same matrix, kMostTokens at most, become one batch.
-std::vector<ProductBatch> batches_of(const int64_t* matrices, const int64_t* tokens, int64_t pairs, uint8_t* results,
-                                     int64_t result_bytes) {
+// Neighbouring pairs of the same matrix, `most` at most, become one batch. tokens: not nullptr.
+std::vector<ProductBatch> batches_of(const ProductJob& job, const int64_t* matrices, const int64_t* tokens,
+                                     int64_t pairs, uint8_t* results, int64_t most) {
   std::vector<ProductBatch> batches;
   for (int64_t pair = 0; pair < pairs; ++pair) {
     const int64_t matrix = matrices == nullptr ? 0 : matrices[pair];
-    if (batches.empty() || batches.back().matrix != matrix || batches.back().tokens == kMostTokens) {
-      batches.push_back({matrix, 0, {}, {}});
+    if (batches.empty() || batches.back().matrix != matrix || batches.back().tokens == most) {
+      batches.push_back({matrix, 0, tokens + pair, results + pair * job.result_bytes()});
     }
-    ProductBatch& batch = batches.back();
-    batch.token[batch.tokens] = tokens == nullptr ? pair : tokens[pair];
-    batch.result[batch.tokens++] = results + pair * result_bytes;
+    ++batches.back().tokens;
   }
   return batches;
 }
@@ -110,17 +121,16 @@ struct Cut {
   }
 };
 
-int32_t multiply(const ProductKernels& kernels, const ProductJob& job, const std::vector<ProductBatch>& batches,
-                 int64_t all_rows, int32_t threads) {
-  const Cut cut(job.rows, all_rows, static_cast<int64_t>(batches.size()), threads);
-  const std::size_t scales = rounded(cut.rows * job.rows.groups * 4);
-  const ProductMemory memory(scales * static_cast<std::size_t>(cut.threads));
+int32_t run_batches(Multiply multiply, const ProductJob& job, const std::vector<ProductBatch>& batches,
+                    int32_t threads) {
+  const Cut cut(job.rows, job.all_rows, static_cast<int64_t>(batches.size()), threads);
+  const std::size_t each = rounded(memory_bytes(job.rows, cut.rows));
+  const ProductMemory memory(each * static_cast<std::size_t>(cut.threads));
   if (memory.at == nullptr) return TQ_UNAVAILABLE;
   const auto run = [&](int64_t piece, int64_t thread) {
     const int64_t first = piece % cut.pieces * cut.rows;
-    kernels.multiply(job, batches[static_cast<std::size_t>(piece / cut.pieces)], all_rows, first,
-                     std::min(first + cut.rows, all_rows),
-                     reinterpret_cast<float*>(memory.at + scales * static_cast<std::size_t>(thread)));
+    multiply(job, batches[static_cast<std::size_t>(piece / cut.pieces)], first,
+             std::min(first + cut.rows, job.all_rows), memory.at + each * static_cast<std::size_t>(thread));
   };
   using Run = decltype(run);
   share_work({[](const void* work, int64_t piece, int64_t thread) { (*static_cast<const Run*>(work))(piece, thread); },
@@ -133,7 +143,7 @@ int32_t multiply(const ProductKernels& kernels, const ProductJob& job, const std
 }  // namespace tq
 
 int32_t tq_product(const TqProductFormat* format, int32_t instruction_set, int32_t extensions, int32_t dtype,
-                   int32_t planes, const void* codes, const void* scales, int64_t all_matrices, int64_t rows, int64_t columns,
+                   int32_t planes, int32_t by_groups, const void* codes, const void* scales, int64_t all_matrices, int64_t rows, int64_t columns,
                    const void* activations, int64_t all_tokens, const int64_t* matrices, const int64_t* tokens,
                    int64_t pairs, void* results, int32_t threads) {
   if (format == nullptr || !tq::valid(*format) || !tq::valid(*format, columns)) return TQ_BAD_ARGUMENT;
@@ -152,11 +162,18 @@ int32_t tq_product(const TqProductFormat* format, int32_t instruction_set, int32
   const tq::ProductJob job{format, layout, static_cast<TqDtype>(dtype), planes,
                            static_cast<const uint8_t*>(codes), static_cast<const uint8_t*>(scales),
                            static_cast<const uint8_t*>(activations),
-                           tq::prepared_at(memory.at, layout, all_tokens, planes)};
+                           tq::prepared_at(memory.at, layout, all_tokens, planes), rows};
   const tq::DefaultFloatingPoint mode;
   kernels->prepare(job, 0, all_tokens);
-  const int64_t result_bytes = rows * (dtype == TQ_F32 ? 4 : 2);
-  return tq::multiply(*kernels, job,
-                      tq::batches_of(matrices, tokens, pairs, static_cast<uint8_t*>(results), result_bytes), rows,
-                      threads);
+  std::vector<int64_t> in_order;
+  if (tokens == nullptr) {
+    in_order.resize(static_cast<std::size_t>(pairs));
+    std::iota(in_order.begin(), in_order.end(), 0);
+    tokens = in_order.data();
+  }
+  const auto batches = tq::batches_of(job, matrices, tokens, pairs, static_cast<uint8_t*>(results),
+                                      by_groups ? tq::kAllTokens : tq::kMostTokens);
+  return tq::run_batches(by_groups ? kernels->by_groups : kernels->by_lanes, job, batches, threads);
 }
+
+int32_t tq_product_groups_are_fast(int32_t instruction_set) { return tq::has_extensions(instruction_set) ? 1 : 0; }

@@ -1,7 +1,7 @@
 // Products of packed weights and a few vectors of activations: what the C interface hands to one instruction set's
 // kernels, and the exported function. The rules are told in tq_kernels/product_reference.py.
 //
-// Left out: decoding, which is each format's own family; matrices of many tokens, for which decoding is the better way.
+// Left out: decoding, which is each format's own family and the better way where tokens are hundreds.
 #pragma once
 
 #include "dispatch.h"
@@ -33,6 +33,8 @@ struct TqProductFormat {
 namespace tq {
 
 constexpr int kMostTokens = 8;    // multiplied with a group while it is decoded
+constexpr int kTurnedRows = 16;   // decoded together for many tokens
+constexpr int kBlocks = 2;        // of turned rows, multiplied together
 constexpr int kProductLanes = 16;  // sums of a row
 constexpr int kGreatestByte = 127;
 constexpr int kUpperByte = 255;    // what an upper byte counts: lower ones are then from -127 to 127
@@ -67,6 +69,7 @@ struct Prepared {
   int8_t* values;        // slots a token; of wide ones, slots of upper bytes and then slots of lower ones
   int32_t* corrections;  // kProductLanes a group: -128 times the lane's sum
   float* scales;         // one a group
+  int32_t* totals;       // one a group: the sum of its corrections
 };
 
 struct ProductJob {
@@ -78,23 +81,35 @@ struct ProductJob {
   const uint8_t* scales;
   const uint8_t* activations;
   Prepared prepared;
+  int64_t all_rows;  // of a matrix
+
+  int64_t result_bytes() const { return all_rows * (dtype == TQ_F32 ? 4 : 2); }
 };
 
-// Tokens that meet the same matrix: at most kMostTokens. Results go to rows of `result`, each of all rows' numbers.
+// Tokens that meet the same matrix. Each has a row of results, of all rows' numbers; the first one's begins at `results`.
 struct ProductBatch {
   int64_t matrix;
-  int32_t tokens;
-  int64_t token[kMostTokens];
-  uint8_t* result[kMostTokens];
+  int64_t tokens;
+  const int64_t* token;
+  uint8_t* results;
 };
 
-// prepare: of tokens [first, last). multiply: of rows [first, last) of the batch's matrix, which has all_rows; memory
-// has room for the scales of those rows.
+// Multiplies rows [first, last) of the batch's matrix; memory has room for what memory_bytes says.
+using Multiply = void (*)(const ProductJob& job, const ProductBatch& batch, int64_t first, int64_t last,
+                          uint8_t* memory);
+
+// prepare: of tokens [first, last). by_lanes: of kMostTokens at most. by_groups: of any number.
 struct ProductKernels {
   void (*prepare)(const ProductJob& job, int64_t first, int64_t last);
-  void (*multiply)(const ProductJob& job, const ProductBatch& batch, int64_t all_rows, int64_t first, int64_t last,
-                   float* memory);
+  Multiply by_lanes;
+  Multiply by_groups;
 };
+
+// Of a piece's scales, and of decoded rows with theirs.
+inline int64_t memory_bytes(const ProductRows& rows, int64_t piece_rows) {
+  const int64_t turned = kBlocks * kTurnedRows * (rows.slots + 4 * rows.groups);
+  return turned + 4 * (piece_rows + kBlocks * kTurnedRows) * rows.groups;
+}
 
 TQ_DECLARE_SETS(ProductKernels, kProduct);
 #if defined(__x86_64__)
@@ -107,9 +122,13 @@ extern const ProductKernels kProductBytes_avx512;
 // Row p of `results` becomes the product of matrix matrices[p] and token tokens[p], for each of `pairs` pairs.
 //
 // codes, scales: matrices of rows x columns, one behind the other; activations: all_tokens x columns of dtype (bfloat16
-// or float32); results: pairs x rows of dtype. planes: bytes that activations are rounded to, 1 or 2. matrices, tokens: nullptr for 0 and for 0, 1, 2, ... extensions: 0 to
-// do without instructions that not every processor of the set has.
+// or float32); results: pairs x rows of dtype. planes: bytes that activations are rounded to, 1 or 2. by_groups: the
+// order of sums, 0 or 1. matrices, tokens: nullptr for 0 and for 0, 1, 2, ... extensions: 0 to do without instructions
+// that not every processor of the set has.
 TQ_EXPORT int32_t tq_product(const TqProductFormat* format, int32_t instruction_set, int32_t extensions, int32_t dtype,
-                             int32_t planes, const void* codes, const void* scales, int64_t all_matrices, int64_t rows, int64_t columns,
+                             int32_t planes, int32_t by_groups, const void* codes, const void* scales, int64_t all_matrices, int64_t rows, int64_t columns,
                              const void* activations, int64_t all_tokens, const int64_t* matrices,
                              const int64_t* tokens, int64_t pairs, void* results, int32_t threads);
+
+// 1 where sums by groups are fast: with the extensions of AVX-512.
+TQ_EXPORT int32_t tq_product_groups_are_fast(int32_t instruction_set);

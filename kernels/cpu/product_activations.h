@@ -115,6 +115,9 @@ inline void prepare_group(const ProductJob& job, const ProductRun& run, int64_t 
   std::memset(corrections, 0, kProductLanes * sizeof *corrections);
   correct(upper, slot, lower == nullptr ? 1 : kUpperByte, corrections);
   if (lower != nullptr) correct(lower, slot, 1, corrections);
+  int32_t total = 0;
+  for (int lane = 0; lane < kProductLanes; ++lane) total += corrections[lane];
+  job.prepared.totals[number] = total;
 }
 
 inline void prepare_activations(const ProductJob& job, int64_t first, int64_t last) {

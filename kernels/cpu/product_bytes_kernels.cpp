@@ -16,11 +16,13 @@
 
 #include "product_activations.h"
 #include "product_rows.h"
+#include "product_turned.h"
 #include "product_vbmi.h"
 
 namespace tq {
 
-const ProductKernels kProductBytes_avx512 = {prepare_activations, multiply_packed<VbmiProduct>};
+const ProductKernels kProductBytes_avx512 = {prepare_activations, multiply_packed<ByLanes, VbmiProduct>,
+                                            multiply_packed<Turning, VbmiProduct>};
 
 }  // namespace tq
 

@@ -1,5 +1,6 @@
 // Products of packed weights for the instruction set that this file is compiled for.
 #include "product_activations.h"
+#include "product_groups.h"
 #include "product_rows.h"
 
 #if defined(__AVX512F__)
@@ -16,6 +17,7 @@ namespace tq { namespace { using ProductSet = PortableProduct; } }
 namespace tq {
 
 extern const ProductKernels TQ_OF_SET(kProduct);
-const ProductKernels TQ_OF_SET(kProduct) = {prepare_activations, multiply_packed<ProductSet>};
+const ProductKernels TQ_OF_SET(kProduct) = {prepare_activations, multiply_packed<ByLanes, ProductSet>,
+                                               multiply_packed<ByGroups, ProductSet>};
 
 }  // namespace tq

@@ -1,23 +1,13 @@
-// Rows of a packed matrix times a few tokens. A group is decoded once for all tokens; its products are summed as whole
+// Rows of a packed matrix times a few tokens, by lanes. A group is decoded once for all tokens; its products are summed as whole
 // numbers in 16 lanes, column c of it in lane c % 64 / 4, and each lane is multiplied with the scales of weight and
 // activations and added to the row's lane, group after group. At last lanes are added: l and l + 8, then 4, 2, 1.
 #pragma once
 
-#include "product.h"
-#include "product_scales.h"
+#include "product_piece.h"
 #include "unroll.h"
 
 namespace tq {
 namespace {
-
-// Neighbouring rows of a matrix, their scales as stored and as numbers.
-struct ProductPiece {
-  int64_t first;  // row of the matrix
-  int64_t rows;
-  const uint8_t* codes;
-  const uint8_t* stored_scales;
-  const float* scales;
-};
 
 // Rows and tokens of an innermost loop. scales: of each row's groups.
 template <int Rows, int Tokens>
@@ -63,17 +53,6 @@ TQ_NOINLINE void add_run(const Reader& reader, const ProductRun& run, const Tile
   each<Rows>([&](auto r) TQ_LAMBDA { each<Tokens>([&](auto t) TQ_LAMBDA { sums[r][t] = sum[r][t]; }); });
 }
 
-// A NaN becomes the plain quiet one: its sign would depend on the processor.
-inline void store_result(TqDtype dtype, float value, uint8_t* result, int64_t row) {
-  const float plain = value == value ? value : __builtin_nanf("");
-  if (dtype == TQ_F32) {
-    std::memcpy(result + 4 * row, &plain, sizeof plain);
-    return;
-  }
-  const uint16_t bits = float_to_bfloat(plain);
-  std::memcpy(result + 2 * row, &bits, sizeof bits);
-}
-
 // Tokens beyond the batch's are its last one again, and rows beyond the last are the last: their sums are dropped.
 template <class Set, class Reader, int Planes, int Tokens>
 void multiply_rows(const ProductJob& job, const ProductBatch& batch, const ProductPiece& piece) {
@@ -104,7 +83,8 @@ void multiply_rows(const ProductJob& job, const ProductBatch& batch, const Produ
     }
     for (int r = 0; r < kRows && start + r < piece.rows; ++r) {
       for (int t = 0; t < batch.tokens; ++t) {
-        store_result(job.dtype, Set::total(sums[r][t]), batch.result[t], piece.first + start + r);
+        uint8_t* const result = batch.results + t * job.result_bytes();
+        store_result(job.dtype, Set::total(sums[r][t]), result, piece.first + start + r);
       }
     }
   }
@@ -118,34 +98,14 @@ void multiply_planes(const ProductJob& job, const ProductBatch& batch, const Pro
   return multiply_rows<Set, Reader, Planes, 8>(job, batch, piece);
 }
 
-template <class Set, class Reader>
-void multiply_with(const ProductJob& job, const ProductBatch& batch, const ProductPiece& piece) {
-  if (job.planes == 1) return multiply_planes<Set, Reader, 1>(job, batch, piece);
-  return multiply_planes<Set, Reader, 2>(job, batch, piece);
-}
-
-// Of the readers for 4, 3 and 2 bits.
-template <class Set, template <int> class Reader>
-void multiply_bits(const ProductJob& job, const ProductBatch& batch, const ProductPiece& piece) {
-  const int32_t bits = job.format->bits;
-  if (bits == 4) return multiply_with<Set, Reader<4>>(job, batch, piece);
-  if (bits == 3) return multiply_with<Set, Reader<3>>(job, batch, piece);
-  return multiply_with<Set, Reader<2>>(job, batch, piece);
-}
-
-// memory: room for rows * groups scales.
-template <class Set>
-void multiply_packed(const ProductJob& job, const ProductBatch& batch, int64_t all_rows, int64_t first, int64_t last,
-                     float* memory) {
-  const int64_t row = batch.matrix * all_rows + first;
-  const ProductPiece piece{first, last - first, job.codes + row * job.rows.code_bytes,
-                           job.scales + row * job.rows.scale_bytes, memory};
-  read_scales(job.format->scales, job.format->bits, piece.stored_scales, piece.rows * job.rows.groups, memory);
-  const int32_t codes = job.format->codes;
-  if (codes == TQ_CODES_BYTES) return multiply_with<Set, typename Set::Plain>(job, batch, piece);
-  if (codes == TQ_CODES_TABLE) return multiply_bits<Set, Set::template Table>(job, batch, piece);
-  return multiply_bits<Set, Set::template Trellis>(job, batch, piece);
-}
+// What multiply_packed calls for the format's reader.
+struct ByLanes {
+  template <class Set, class Reader>
+  static void multiply(const ProductJob& job, const ProductBatch& batch, const ProductPiece& piece, uint8_t*) {
+    if (job.planes == 1) return multiply_planes<Set, Reader, 1>(job, batch, piece);
+    return multiply_planes<Set, Reader, 2>(job, batch, piece);
+  }
+};
 
 }  // namespace
 }  // namespace tq

@@ -1,13 +1,15 @@
-"""Products of packed weights and a few vectors of activations, without decoding: most of the time of generating text.
+"""Products of packed weights and vectors of activations, without decoding to floating point: most of the time of
+generating text, and much of the time of reading a prompt.
 
 Activations become whole numbers, one scale a group of columns; weights are whole numbers already. A rotation is
 applied to the activations, once, instead of to every row of weights: it is orthogonal. Rounding activations to 8 bits
 costs some 4e-5 of the result's energy; to 16 bits nothing that float32 sums would not lose as well. A result is the
 same to the bit on every backend and for any number of threads: the arithmetic is told in
-`tq_kernels.product_reference`.
+`tq_kernels.product_reference`. It knows two orders of sums: by lanes, which suits a few tokens, and by groups, which
+suits some dozens to a matrix.
 
-Left out: where weights lie and how models call this (`tqcli.runtime`), and many tokens at a time, for which decoding
-is faster.
+Left out: where weights lie and how models call this (`tqcli.runtime`), and hundreds of tokens at a time, for which
+decoding is faster.
 """
 
 import ctypes
@@ -31,6 +33,7 @@ _TAILS = {"smaller": 0, "padded": 1, "short": 2}
 _POINTER, _SMALL, _LARGE = ctypes.c_void_p, ctypes.c_int32, ctypes.c_int64
 
 ActivationBits = Literal[8, 16]
+Order = Literal["lanes", "groups"]
 Pairs = tuple[NDArray[np.int64], NDArray[np.int64]]
 
 
@@ -61,6 +64,7 @@ def product(
     matrices: int = 1,
     pairs: Pairs | None = None,
     activation_bits: ActivationBits = 16,
+    order: Order = "lanes",
     threads: int = 1,
     extensions: bool = True,
 ) -> NDArray[Any]:
@@ -69,12 +73,14 @@ def product(
     codes, scales: as the format stores them, C-contiguous, of `matrices` matrices of equal shape, one behind the other.
     activations: (tokens, columns), float32 or, for BF16, uint16. pairs: numbers of matrices and of tokens, two int64
     vectors; row p of the result then is matrix pairs[0][p] times token pairs[1][p], and neighbours of the same matrix
-    share the work of reading it. Without pairs every token meets the only matrix. extensions: False to do without
+    share the work of reading it. Without pairs every token meets the only matrix. order: of sums. extensions: False to do without
     instructions that only some processors of an instruction set have; the result is the same.
     A token with NaN or Inf gives NaN. Raises ValueError where shapes, types or memory layouts do not fit.
     """
     if activation_bits not in get_args(ActivationBits):
         raise ValueError(f"activations are rounded to 8 or 16 bits, not {activation_bits}")
+    if order not in get_args(Order):
+        raise ValueError(f"sums are by lanes or by groups, not by {order}")
     rows = _check(weights, codes, scales, activations, dtype, matrices)
     tokens = len(activations) if pairs is None else _check_pairs(pairs, matrices, len(activations))
     results = np.empty((tokens, rows), NUMPY[dtype])
@@ -82,13 +88,13 @@ def product(
     if library is None:
         chosen = _all_pairs(matrices, len(activations)) if pairs is None else pairs
         wide = widen(activations, dtype)
-        values = product_reference.product(weights, codes, scales, wide, matrices, chosen, activation_bits)
+        values = product_reference.product(weights, codes, scales, wide, matrices, chosen, activation_bits, order)
         return narrow(values, dtype)
     first, second = (None, None) if pairs is None else (pairs[0].ctypes.data, pairs[1].ctypes.data)
     run(
         library, weights, dtype, codes.ctypes.data, scales.ctypes.data, (matrices, rows, activations.shape[1]),
-        activations.ctypes.data, len(activations), first, second, tokens, results.ctypes.data, activation_bits, threads,
-        extensions,
+        activations.ctypes.data, len(activations), first, second, tokens, results.ctypes.data, activation_bits, order,
+        threads, extensions,
     )  # fmt: skip
     return results
 
@@ -107,22 +113,31 @@ def run(
     pairs: int,
     results: int,
     activation_bits: ActivationBits,
+    order: Order,
     threads: int,
     extensions: bool = True,
 ) -> None:
     """The native function on addresses of memory whose sizes the caller has checked. shape: matrices, rows, columns."""
     status = _function(library)(
-        _native(weights), library.instruction_set, extensions, DTYPES[dtype], activation_bits // 8, codes, scales,
-        *shape, activations, tokens, matrix_numbers, token_numbers, pairs, results, threads,
+        _native(weights), library.instruction_set, extensions, DTYPES[dtype], activation_bits // 8, order == "groups",
+        codes, scales, *shape, activations, tokens, matrix_numbers, token_numbers, pairs, results, threads,
     )  # fmt: skip
     check(status)
+
+
+def groups_are_fast() -> bool:
+    """Whether this processor has what sums by groups are made for: AVX-512 with VBMI and VNNI."""
+    _, library = selected()
+    if library is None:
+        return False
+    return library.function("tq_product_groups_are_fast", _SMALL)(library.instruction_set) == 1
 
 
 @lru_cache(maxsize=8)
 def _function(library: Library) -> Callable[..., int]:
     return library.function(
-        "tq_product", _POINTER, _SMALL, _SMALL, _SMALL, _SMALL, _POINTER, _POINTER, _LARGE, _LARGE, _LARGE, _POINTER,
-        _LARGE, _POINTER, _POINTER, _LARGE, _POINTER, _SMALL,
+        "tq_product", _POINTER, _SMALL, _SMALL, _SMALL, _SMALL, _SMALL, _POINTER, _POINTER, _LARGE, _LARGE, _LARGE,
+        _POINTER, _LARGE, _POINTER, _POINTER, _LARGE, _POINTER, _SMALL,
     )  # fmt: skip
 
 

@@ -8,10 +8,11 @@ All floating point is float32, each operation rounded once. Of each token, for e
    nearest even; the scale is m / n, times the format's factor. m below 2**-100 counts as zero: numbers and scale are 0.
    Where m is infinite or NaN, numbers are 0 and the scale is NaN, so that the results are.
 
-Of each row: for each group, in order, the products of the weights' whole numbers with those of the token are added up,
-without rounding, in 16 lanes: column c of the group in lane c % 64 // 4. Each lane's sum, as float32, is multiplied
-with the product of the weights' scale and the activations', and added to the row's lane. At last lanes l and l + 8 are
-added, of the results l and l + 4, then 2, 1. A result that is NaN is the plain quiet one. Left out: speed.
+Of each row, by lanes: for each group, in order, the products of the weights' whole numbers with those of the token are
+added up, without rounding, in 16 lanes: column c of the group in lane c % 64 // 4. Each lane's sum, as float32, is
+multiplied with the product of the weights' scale and the activations', and added to the row's lane. At last lanes l and
+l + 8 are added, of the results l and l + 4, then 2, 1. By groups: the same with one lane for all columns. A result that
+is NaN is the plain quiet one. Left out: speed.
 """
 
 from typing import Any
@@ -21,7 +22,8 @@ from numpy.typing import NDArray
 
 from tq_kernels.product_formats import SIZES, ProductFormat, row_layout
 
-LANES = 16
+# Of four columns of each 64.
+LANES = {"lanes": 16, "groups": 1}
 # Sixteen bits are 255 times a byte plus another, each from -127 to 127.
 GREATEST = {8: 127, 16: 127 * 255}
 _NEGLIGIBLE = np.float32(2.0**-100)
@@ -35,22 +37,27 @@ def product(
     matrices: int,
     pairs: tuple[NDArray[np.int64], NDArray[np.int64]],
     activation_bits: int,
+    order: str = "lanes",
 ) -> NDArray[np.float32]:
     """(pairs, rows): matrix pairs[0][p] times token pairs[1][p]; see `tq_kernels.product.product`."""
     rows = len(scales) // matrices
     results = np.empty((len(pairs[0]), rows), np.float32)
     by_matrix = codes.reshape(matrices, rows, -1), scales.reshape(matrices, rows, -1)
     for result, matrix, token in zip(results, *pairs, strict=True):
-        result[:] = _one(
-            weights, by_matrix[0][matrix], by_matrix[1][matrix], activations[token], GREATEST[activation_bits]
-        )
+        stored = by_matrix[0][matrix], by_matrix[1][matrix]
+        result[:] = _one(weights, *stored, activations[token], GREATEST[activation_bits], LANES[order])
     return results
 
 
 def _one(
-    weights: ProductFormat, codes: NDArray[Any], scales: NDArray[Any], activations: NDArray[np.float32], greatest: int
+    weights: ProductFormat,
+    codes: NDArray[Any],
+    scales: NDArray[Any],
+    activations: NDArray[np.float32],
+    greatest: int,
+    count: int,
 ) -> NDArray[np.float32]:
-    lanes = np.zeros((len(codes), LANES), np.float32)
+    lanes = np.zeros((len(codes), count), np.float32)
     column = 0
     factors = _scales(weights, scales)
     with np.errstate(all="ignore"):
@@ -61,7 +68,7 @@ def _one(
             values, scale = _whole(weights, activations[column : column + size], size, np.float32(greatest))
             products = np.zeros((len(codes), 128), np.int64)
             products[:, :size] = numbers.astype(np.int64) * values
-            sums = products.reshape(-1, 2, LANES, 4).sum(axis=(1, 3)).astype(np.float32)
+            sums = products.reshape(-1, 2, count, 64 // count).sum(axis=(1, 3)).astype(np.float32)
             lanes += sums * (factors[:, group] * scale)[:, None]
             column += size
         while lanes.shape[1] > 1:

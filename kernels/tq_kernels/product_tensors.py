@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from tq_kernels.backends import selected
-from tq_kernels.product import ActivationBits, run
+from tq_kernels.product import ActivationBits, Order, run
 from tq_kernels.product_formats import ProductFormat, row_layout
 from tq_kernels.types import FloatDtype
 
@@ -28,6 +28,7 @@ def product_tensor(
     matrices: int = 1,
     pairs: tuple[Tensor, Tensor] | None = None,
     activation_bits: ActivationBits = 16,
+    order: Order = "lanes",
     threads: int = 1,
 ) -> Tensor:
     """(tokens, rows), or (pairs, rows) for pairs of matrix and token numbers; of the activations' dtype.
@@ -48,7 +49,7 @@ def product_tensor(
     first, second = (None if one is None else one.data_ptr() for one in numbers)
     run(
         library, weights, _DTYPES[activations.dtype], codes.data_ptr(), scales.data_ptr(), (matrices, rows, columns),
-        given.data_ptr(), tokens, first, second, count, results.data_ptr(), activation_bits, threads,
+        given.data_ptr(), tokens, first, second, count, results.data_ptr(), activation_bits, order, threads,
     )  # fmt: skip
     return results
 

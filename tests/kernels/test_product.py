@@ -14,7 +14,7 @@ from tq_kernels.floats import narrow, widen
 CASES = st.fixed_dictionaries(
     {
         "kind": st.sampled_from(sorted(KINDS)),
-        "rows": st.integers(1, 13),
+        "rows": st.one_of(st.integers(1, 13), st.integers(14, 70)),
         "columns": st.integers(1, 45).map(lambda sixteenths: 16 * sixteenths),
         "odd": st.integers(0, 15),
         "tokens": st.integers(1, 11),
@@ -22,6 +22,7 @@ CASES = st.fixed_dictionaries(
         "dtype": st.sampled_from(["F32", "BF16"]),
         "threads": st.integers(1, 3),
         "bits": st.sampled_from([8, 16]),
+        "order": st.sampled_from(["lanes", "groups"]),
         "extensions": st.booleans(),
         "seed": st.integers(0, 2**32 - 1),
     }
@@ -38,10 +39,11 @@ def test_equal_to_the_reference(case, native):
     values = activations(case["like"], random, (case["tokens"], columns), case["dtype"])
     found = product.product(
         kind, codes, scales, values, case["dtype"],
-        activation_bits=case["bits"], threads=case["threads"], extensions=case["extensions"],
+        activation_bits=case["bits"], order=case["order"], threads=case["threads"], extensions=case["extensions"],
     )  # fmt: skip
     everything = np.zeros(case["tokens"], np.int64), np.arange(case["tokens"])
-    exact = product_reference.product(kind, codes, scales, widen(values, case["dtype"]), 1, everything, case["bits"])
+    wide = widen(values, case["dtype"])
+    exact = product_reference.product(kind, codes, scales, wide, 1, everything, case["bits"], case["order"])
     assert found.tobytes() == narrow(exact, case["dtype"]).tobytes()
 
 
@@ -50,9 +52,10 @@ def test_equal_to_the_reference(case, native):
     kind=st.sampled_from(sorted(KINDS)),
     chosen=st.lists(st.tuples(st.integers(0, 4), st.integers(0, 3)), max_size=30),
     in_order=st.booleans(),
+    order=st.sampled_from(["lanes", "groups"]),
     extensions=st.booleans(),
 )
-def test_pairs(kind, chosen, in_order, extensions, native):
+def test_pairs(kind, chosen, in_order, order, extensions, native):
     """Each pair is what its matrix alone gives for its token, whatever its neighbours are."""
     random = np.random.default_rng(len(chosen))
     weights = KINDS[kind]()
@@ -61,30 +64,37 @@ def test_pairs(kind, chosen, in_order, extensions, native):
     if in_order:
         chosen = sorted(chosen)
     pairs = tuple(np.array([pair[i] for pair in chosen], np.int64) for i in (0, 1))
-    found = product.product(weights, codes, scales, values, "F32", matrices=5, pairs=pairs, extensions=extensions)
+    found = product.product(
+        weights, codes, scales, values, "F32", matrices=5, pairs=pairs, order=order, extensions=extensions
+    )
     assert found.shape == (len(chosen), 6)
     for result, (matrix, token) in zip(found, chosen, strict=True):
         some = slice(6 * matrix, 6 * matrix + 6)
         row_codes = codes.reshape(30, -1)[some]
-        alone = product.product(weights, row_codes.copy(), scales[some], values[token : token + 1], "F32")
+        alone = product.product(weights, row_codes.copy(), scales[some], values[token : token + 1], "F32", order=order)
         assert result.tobytes() == alone.tobytes()
 
 
+@pytest.mark.parametrize("order", ["lanes", "groups"])
 @pytest.mark.parametrize("extensions", [False, True])
 @pytest.mark.parametrize("kind", sorted(KINDS))
-def test_threads_and_pieces(kind, extensions, native):
+def test_threads_and_pieces(kind, extensions, order, native):
     """So many rows that they are cut, and 1 to 5 threads."""
     random = np.random.default_rng(3)
     weights = KINDS[kind]()
     codes, scales = random_stored(weights, random, 1203, 1536)
     values = activations("normal", random, (3, 1536), "F32")
     found = [
-        product.product(weights, codes, scales, values, "F32", threads=threads, extensions=extensions).tobytes()
+        product.product(
+            weights, codes, scales, values, "F32", order=order, threads=threads, extensions=extensions
+        ).tobytes()
         for threads in (1, 2, 5)
     ]
     rows = 1203
     each = [
-        product.product(weights, codes.reshape(rows, -1)[i : i + 1].copy(), scales[i : i + 1], values, "F32")
+        product.product(
+            weights, codes.reshape(rows, -1)[i : i + 1].copy(), scales[i : i + 1], values, "F32", order=order
+        )
         for i in (0, 1, 600, 1201, 1202)
     ]
     whole = np.frombuffer(found[0], np.float32).reshape(3, rows)
@@ -92,15 +102,16 @@ def test_threads_and_pieces(kind, extensions, native):
     assert np.array_equal(np.concatenate(each, axis=1), whole[:, [0, 1, 600, 1201, 1202]])
 
 
+@pytest.mark.parametrize("order", ["lanes", "groups"])
 @pytest.mark.parametrize("bits", [8, 16])
 @pytest.mark.parametrize("kind", sorted(KINDS))
-def test_close_to_decoding(kind, bits, backend):
+def test_close_to_decoding(kind, bits, order, backend):
     """Rounded normal activations cost 4e-5 or 6e-10 of the result's energy; levels of tq3 and tq4 1e-6 and 1e-5."""
     random = np.random.default_rng(7)
     weights = KINDS[kind]()
     codes, scales = random_stored(weights, random, 64, 752)
     values = activations("normal", random, (9, 752), "F32")
-    found = product.product(weights, codes, scales, values, "F32", activation_bits=bits).astype(np.float64)
+    found = product.product(weights, codes, scales, values, "F32", activation_bits=bits, order=order).astype(np.float64)
     exact = values.astype(np.float64) @ decoded(kind, codes, scales, 752).astype(np.float64).T
     error = ((found - exact) ** 2).sum() / (exact**2).sum()
     levels = {"tq3": 4e-6, "tq4": 3e-5}.get(kind[:3], 0.0)
@@ -122,16 +133,17 @@ def test_whole_activations_are_exact(kind, bits, most, backend):
     assert (np.abs(found - values.astype(np.float64) @ matrix.T) <= bound).all()
 
 
+@pytest.mark.parametrize("order", ["lanes", "groups"])
 @pytest.mark.parametrize("broken", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("kind", sorted(KINDS))
-def test_a_token_that_is_not_finite(kind, broken, backend):
+def test_a_token_that_is_not_finite(kind, broken, order, backend):
     random = np.random.default_rng(9)
     weights = KINDS[kind]()
     codes, scales = random_stored(weights, random, 5, 240)
     values = activations("normal", random, (3, 240), "F32")
-    whole = product.product(weights, codes, scales, values, "F32")
+    whole = product.product(weights, codes, scales, values, "F32", order=order)
     values[1, 200] = broken
-    found = product.product(weights, codes, scales, values, "F32")
+    found = product.product(weights, codes, scales, values, "F32", order=order)
     assert np.isnan(found[1]).all()
     assert np.array_equal(found[[0, 2]], whole[[0, 2]])
 
@@ -193,6 +205,7 @@ def test_whole_levels():
         ({"scales": np.zeros((4, 2), np.float16)}, "scales int16"),
         ({"scales": np.zeros((4, 4), np.int16)[:, ::2]}, "C-contiguous"),
         ({"activation_bits": 4}, "8 or 16 bits"),
+        ({"order": "columns"}, "by lanes or by groups"),
         ({"matrices": 3}, "matrices need"),
         ({"pairs": (np.zeros(1, np.int32), np.zeros(1, np.int64))}, "int64"),
         ({"pairs": (np.zeros(1, np.int64), np.zeros(2, np.int64))}, "as many"),

@@ -92,15 +92,16 @@ def test_a_trained_model(activations, least, limit, trained):
     assert torch.equal(logits(model, text), expected)
 
 
+@pytest.mark.parametrize("tokens", [3, 40])
 @pytest.mark.parametrize("activations", ["int8", "int16"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("name", MODELS)
-def test_every_format(name, dtype, activations, folders, ids):
+def test_every_format(name, dtype, activations, tokens, folders, ids):
     """Of each weight by itself: routers of random models turn small differences into other experts."""
     model, _ = tqcli.load(folders[name], dtype=dtype, activations=activations)
     kinds = set()
     for one in packed_weights(model).values():
-        hidden = torch.randn(3, one.shape[-1]).to(dtype)
+        hidden = torch.randn(tokens, one.shape[-1]).to(dtype)
         if one.ndim != 2 or not one.multiplies(hidden):
             continue
         kinds.add(one.stored_as.label)

@@ -1,8 +1,8 @@
-"""How packed weights meet activations: decoded to floating point, or, for a few tokens, as products of integers.
+"""How packed weights meet activations: decoded to floating point, or, for some tokens, as products of integers.
 
 "float" decodes what a call needs and multiplies with torch, equal to the bit to the decoded model. "int16" and "int8"
-multiply without decoding where they can and where that is faster: on the CPU, with the native kernels, for a few tokens
-(`most_tokens`; of experts, on average) of bfloat16 or float32 without a gradient. All else (more tokens, other devices
+multiply without decoding where they can and where that is faster: on the CPU, with the native kernels, for up to
+`most_tokens` (of experts, on average) of bfloat16 or float32 without a gradient. All else (more tokens, other devices
 and dtypes, groups of 256 columns, weights that are not packed) computes as with "float". Activations are rounded for
 it, one scale a group of columns. To 16 bits that is no more than the order of float32 sums changes (tq3 and tq4 levels
 are rounded too, by .0011 and .0033 of the weights' size); to 8 bits it costs some 4e-5 of each result's energy.
@@ -17,6 +17,7 @@ from typing import Literal
 from torch import Tensor, is_grad_enabled
 from tq_kernels import backend, product_formats
 from tq_kernels.backends import BackendName
+from tq_kernels.product import Order, groups_are_fast
 from tq_kernels.product_formats import ProductFormat
 from tq_kernels.product_tensors import takes
 
@@ -29,11 +30,19 @@ Activations = Literal["float", "int8", "int16"]
 
 # With more tokens decoding once for all of them is faster. Kernels that are not here decode faster at any number.
 _MOST_TOKENS: Mapping[BackendName, int] = {"cpu-avx512": 32, "cpu-avx2": 8}
+_MOST_BY_GROUPS = 256
+# With more than so many, sums by groups are faster where they are fast at all.
+_MOST_BY_LANES = 8
 
 
 def most_tokens() -> int:
     """Tokens of a call for which products are faster than decoding; 0 where they never are."""
-    return _MOST_TOKENS.get(backend().name, 0)
+    return _MOST_BY_GROUPS if groups_are_fast() else _MOST_TOKENS.get(backend().name, 0)
+
+
+def order_of_sums(tokens: float) -> Order:
+    """The faster one for so many tokens a matrix."""
+    return "groups" if tokens > _MOST_BY_LANES and groups_are_fast() else "lanes"
 
 
 def can_multiply(stored_as: NativeFormat, hidden: Tensor, tokens: float) -> bool:

@@ -12,14 +12,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tqcli.runtime.products import most_tokens
 from tqcli.runtime.transformers.modules import TqLinear, TqTiedHead
+
+# The work of torch's operations on as many is less than what its waiting threads take away.
+FEW_TOKENS = 32
 
 
 class _Before:
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         del module
-        if 0 < _tokens(args, kwargs) <= most_tokens():
+        if 0 < _tokens(args, kwargs) <= FEW_TOKENS:
             torch.set_num_threads(1)
 
 

@@ -15,7 +15,7 @@ from tq_kernels.product_tensors import product_tensor
 from tqcli.errors import InputError
 from tqcli.formats.native_section import NativeFormat
 from tqcli.runtime.packed import Shape, decode_packed, leaves, stored_dtypes
-from tqcli.runtime.products import Activations, can_multiply, product_format
+from tqcli.runtime.products import Activations, can_multiply, order_of_sums, product_format
 
 
 class TqWeight(nn.Module):
@@ -97,15 +97,17 @@ class TqWeight(nn.Module):
 
         pairs: numbers of items of a weight of three dimensions and of tokens, (n,) each; the result is (n, rows).
         """
-        columns = self.weight_shape[-1]
+        given = hidden.reshape(-1, self.weight_shape[-1])
         matrices = 1 if pairs is None else self.weight_shape[0]
+        products = len(given) if pairs is None else len(pairs[0])
         found = product_tensor(
             product_format(self.stored_as),
             *self.parts,
-            hidden.reshape(-1, columns),
+            given,
             matrices=matrices,
             pairs=pairs,
             activation_bits=8 if self.activations == "int8" else 16,
+            order=order_of_sums(products / matrices),
             threads=self.threads,
         )
         return found if pairs is not None else found.view(*hidden.shape[:-1], -1)
