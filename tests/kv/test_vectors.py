@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tqcli.codec import hadamard
 from tqcli.errors import InputError
 from tqcli.kv import levels, packing
-from tqcli.kv.rotation import block_size
+from tqcli.kv.blocks import block_size
 from tqcli.kv.vectors import Codec, Packed, dequantise, quantise
 
 SIZES = (16, 32, 48, 64, 80, 96, 128, 192, 256, 512)

@@ -13,8 +13,8 @@ from torch import Tensor
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
 from tqcli.errors import InputError
+from tqcli.kv.blocks import block_size
 from tqcli.kv.layer import CompressedLayer
-from tqcli.kv.rotation import block_size
 from tqcli.kv.settings import CacheSettings, Widths, read_settings
 from tqcli.kv.shapes import LayerShape, layer_shapes
 from tqcli.kv.sliding import CompressedSlidingLayer, packed_limit

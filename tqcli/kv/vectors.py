@@ -1,6 +1,6 @@
 """Head vectors as packed codes and half-precision scales, and back.
 
-A head vector is cut into blocks (`rotation.block_size`; one for a power of two). Of each block, the signed and rotated
+A head vector is cut into blocks (`block_size`; one for a power of two). Of each block, the signed and rotated
 numbers are divided by their root mean square and rounded to Lloyd-Max levels; the one number stored beside the codes is
 the factor of those levels. By `length` it makes what is read back as long as the block was (norm correction), by
 `least-squares` as near to it as can be. The factor is of the size of one number, not of the vector, so that half
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from tqcli.kv import levels, packing, rotation
+from tqcli.kv.blocks import block_size
 
 # Numbers worked on at a time. 1 MB in float32 stays in a processor core's cache; other devices want more work a call.
 _PIECE = {"cpu": 1 << 18}
@@ -41,7 +42,7 @@ class Codec(NamedTuple):
     @property
     def block(self) -> int:
         """Numbers that share a scale."""
-        return rotation.block_size(self.size)
+        return block_size(self.size)
 
     @property
     def code_bytes(self) -> int:
