@@ -54,5 +54,15 @@ def test_the_older_kind_of_groups(root):
     assert available_memory(root) == 5 * GB
 
 
+def test_an_older_group_of_its_own(root):
+    """Beside one of another controller, and in one that is wider."""
+    write(root, {"proc/self/cgroup": "9:pids:/x\n4:cpu,memory:/a/b\n0::/\n"})
+    for at, limit in (("", 2**62), ("/a", 4 * GB), ("/x", 0)):
+        place = f"sys/fs/cgroup/memory{at}"
+        write(root, {f"{place}/memory.limit_in_bytes": str(limit), f"{place}/memory.usage_in_bytes": str(GB),
+                     f"{place}/memory.stat": "total_inactive_file 0\ntotal_active_file 0\n"})  # fmt: skip
+    assert available_memory(root) == 3 * GB
+
+
 def test_no_linux(tmp_path):
     assert available_memory(tmp_path) > 0

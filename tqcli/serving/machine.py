@@ -37,9 +37,12 @@ def available_memory(root: Path = Path("/")) -> int:
 
     root: where `proc` and `sys` are.
     """
-    groups = [_left(group, "memory.max", "memory.current", "") for group in _groups(root)]
-    older = _left(root / _GROUPS / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_")
-    return min(found for found in (_of_machine(root), older, *groups) if found is not None)
+    groups = [_left(group, "memory.max", "memory.current", "") for group in _groups(root, "", root / _GROUPS)]
+    older = [
+        _left(group, "memory.limit_in_bytes", "memory.usage_in_bytes", "total_")
+        for group in _groups(root, "memory", root / _GROUPS / "memory")
+    ]
+    return min(found for found in (_of_machine(root), *groups, *older) if found is not None)
 
 
 def _has_gpu() -> bool:
@@ -58,14 +61,15 @@ def _of_machine(root: Path) -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def _groups(root: Path) -> Iterator[Path]:
-    """The control group of this process and those around it."""
+def _groups(root: Path, controller: str, top: Path) -> Iterator[Path]:
+    """The control group of this process and those around it. controller: empty for groups of the newer kind."""
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()
     except OSError:
-        return
-    own = next((line.removeprefix("0::/") for line in lines if line.startswith("0::/")), "")
-    top = root / _GROUPS
+        lines = []
+    # number:controllers:/path, as in 0::/a or 4:cpu,memory:/a
+    fields = (line.split(":", 2) for line in lines if line.count(":") >= 2)
+    own = next((path.lstrip("/") for _, names, path in fields if controller in names.split(",")), "")
     # In a container the path may be the host's; the container's own group is then the top.
     yield from (group for group in (top / own, *(top / own).parents) if group.is_relative_to(top))
 
