@@ -19,14 +19,19 @@ if TYPE_CHECKING:
     from tqcli.kv.cache import TurboQuantCache
     from tqcli.runtime.load import load
     from tqcli.runtime.transformers.config import TqConfig
+    from tqcli.runtime.transformers.expert_cache_model import expert_cache_report
 
 from tqcli.version import __version__
 
-__all__ = ["CheckFailed", "InputError", "MachineError", "TqConfig", "TqError", "TurboQuantCache", "__version__", "load"]
+__all__ = [
+    "CheckFailed", "InputError", "MachineError", "TqConfig", "TqError", "TurboQuantCache", "__version__",
+    "expert_cache_report", "load",
+]  # fmt: skip
 
 _LAZY = {
     "TqConfig": "tqcli.runtime.transformers.config",
     "TurboQuantCache": "tqcli.kv.cache",
+    "expert_cache_report": "tqcli.runtime.transformers.expert_cache_model",
     "load": "tqcli.runtime.load",
 }
 

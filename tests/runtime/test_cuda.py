@@ -6,6 +6,7 @@ from support import mixed, pack
 from transformers import AutoModelForCausalLM
 
 import tqcli
+from tqcli.runtime.transformers.expert_cache import HostWeight
 from tqcli.runtime.transformers.weight import TqWeight
 
 pytestmark = [
@@ -58,6 +59,27 @@ def test_the_rest_on_the_cpu(ours, ids):
     )
     expected = logits(AutoModelForCausalLM.from_pretrained(ours["qwen3_moe"], dtype=torch.float32), ids)
     torch.testing.assert_close(logits(model, ids), expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("slots", [6, 12])
+def test_experts_in_host_memory(slots, sources, tmp_path, ids):
+    """Tokens and logits are those of the model that is wholly there; copies overlap, evictions come."""
+    folder = mixed.write(sources["qwen3_moe"], tmp_path / "x", *mixed.pack_tensors(sources["qwen3_moe"]))
+    plain, _ = tqcli.load(folder, device_map="cuda")
+    model, _ = tqcli.load(folder, device_map="cuda", expert_cache=slots)
+    held = [module for module in model.modules() if isinstance(module, HostWeight)]
+    assert len(held) == 4
+    assert all(part.device.type == "cpu" and part.is_pinned() for weight in held for part in weight.parts)
+    others = [one for name, one in model.named_parameters() if ".experts." not in name]
+    assert all(one.device.type == "cuda" for one in others)
+    options = {"max_new_tokens": 24, "do_sample": False}
+    there = ids.to("cuda")
+    for _ in range(3):
+        assert torch.equal(logits(model, ids), logits(plain, ids))
+        assert torch.equal(model.generate(there, **options), plain.generate(there, **options))
+    total = tqcli.expert_cache_report(model).total
+    assert total.hits
+    assert (total.evictions > 0) == (slots == 6)
 
 
 def test_bytes_made_while_loading_are_those_of_the_cpu(sources, tmp_path):

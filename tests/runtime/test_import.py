@@ -21,7 +21,7 @@ def test_imports_neither_torch_nor_transformers():
 def test_the_public_names():
     assert run(
         "import tqcli; print(tqcli.__version__, len(dir(tqcli)), tqcli.load.__name__, tqcli.TqConfig.__name__)"
-    ) == ("0.1.0 8 load TqConfig")
+    ) == ("0.1.0 9 load TqConfig")
 
 
 ORDERS = {

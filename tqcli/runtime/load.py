@@ -30,6 +30,11 @@ from tqcli.kv.settings import CacheSettings, read_settings
 from tqcli.runtime.products import Activations
 from tqcli.runtime.transformers.activations import check_activations, set_activations
 from tqcli.runtime.transformers.decoded import every_layout
+from tqcli.runtime.transformers.expert_cache_model import (
+    check_expert_cache,
+    expert_cache_device,
+    move_with_expert_cache,
+)
 from tqcli.runtime.transformers.watch import raise_if_any
 
 _TOKENIZERS = ("tokenizer.json", "vocab.*", "*.model", "*.tiktoken", "tekken.json")
@@ -49,6 +54,7 @@ def load(
     base_model: str | os.PathLike[str] | None = None,
     kv: str | CacheSettings = "none",
     activations: Activations = "float",
+    expert_cache: int | None = None,
 ) -> tuple[Any, Any]:
     """The model, in evaluation mode, and the tokenizer of a folder or a Hub id.
 
@@ -58,9 +64,13 @@ def load(
     cache that `model.generate` then uses, such as "k4v3", or settings of it; "none" for transformers' own. activations:
     "float" to decode packed weights, equal to the bit to the decoded model; "int16" or "int8" to multiply them with a
     few tokens as integers on the CPU, several times as fast and close, not equal. What is not packed stays the same.
+    expert_cache: packed experts stay in main memory, page-locked, with slots for so many of each layer's on the CUDA
+    device that device_map names, where all else is; at least twice as many as a token has. The experts used last stay
+    there (`expert_cache_report`); results are equal to the bit to those without. Each miss costs a copy.
     Raises InputError for a checkpoint that cannot be loaded whole, MachineError where the network stands in the way.
     """
     name = os.fspath(path_or_id)
+    device = None if expert_cache is None else expert_cache_device(device_map)
     cache = read_settings(kv)
     check_activations(activations)
     is_folder = _is_folder(name)
@@ -76,6 +86,8 @@ def load(
     try:
         config = AutoConfig.from_pretrained(config_home, **(hub if config_home == name else {"token": token}))
         _check_quantization(name, config)
+        if expert_cache is not None:
+            check_expert_cache(config, expert_cache)
         # What cannot have this cache is told before the weights are read.
         if cache.widths is not None:
             TurboQuantCache(config, cache)
@@ -84,7 +96,7 @@ def load(
             model, info = AutoModelForCausalLM.from_pretrained(
                 name,
                 dtype=dtype,
-                device_map=device_map,
+                device_map=None if device else device_map,
                 output_loading_info=True,
                 **quantization,
                 **given,
@@ -100,6 +112,8 @@ def load(
         raise _explained(name, error) from error
     if cache.widths is not None:
         use_by_default(model, cache)
+    if expert_cache is not None and device is not None:
+        move_with_expert_cache(model, expert_cache, device)
     set_activations(model, activations)
     return model, tokenizer
 

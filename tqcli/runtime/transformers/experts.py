@@ -14,6 +14,7 @@ from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
 from tqcli.errors import InputError
 from tqcli.formats.native import QUANT_METHOD
+from tqcli.runtime.transformers.expert_cache import in_turn
 from tqcli.runtime.transformers.hooks import in_place
 from tqcli.runtime.transformers.weight import TqWeight
 
@@ -37,10 +38,9 @@ def experts_forward(self: Any, hidden_states: Tensor, top_k_index: Tensor, top_k
     with in_place(self.gate_up_proj, self.down_proj):
         if _multiply(self, hidden_states, top_k_index):
             return _by_products(self, hidden_states, top_k_index, top_k_weights)
-        for expert in torch.unique(top_k_index).tolist():
-            # In expert parallel, the number after the last means: not here.
-            if expert == self.num_experts:
-                continue
+        # In expert parallel, the number after the last means: not here.
+        chosen = [expert for expert in torch.unique(top_k_index).tolist() if expert != self.num_experts]
+        for expert in in_turn(self.gate_up_proj, chosen):
             position, token = torch.where((top_k_index == expert).T)
             gated = self._apply_gate(functional.linear(hidden_states[token], self.gate_up_proj[expert]))
             output = functional.linear(gated, self.down_proj[expert])

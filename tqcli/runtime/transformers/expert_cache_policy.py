@@ -1,0 +1,69 @@
+"""Which experts of a layer are in which slots, and which goes when another comes: the least recently used.
+
+Numbers only; what is copied, and when, is in `expert_cache`. A step is what one call of a layer asks for. What it asks
+for stays until it is done with, as long as the slots last; where a step asks for more experts than there are slots, it
+comes in groups, and what a group asks for stays.
+
+Left out: guesses of what will be asked for, and frequencies, which have not been seen to hit more often.
+"""
+
+from collections import OrderedDict
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Load:
+    """An expert that comes into a slot; evicted: which one was there."""
+
+    slot: int
+    expert: int
+    evicted: int | None
+
+
+def in_groups(experts: Sequence[int], slots: int) -> Iterator[Sequence[int]]:
+    """In order, at most as many at a time as there are slots."""
+    return (experts[start : start + slots] for start in range(0, len(experts), slots))
+
+
+class Residents:
+    """Experts by the time of their last use, the oldest first, each with its slot."""
+
+    def __init__(self, slots: int) -> None:
+        self._slots: OrderedDict[int, int] = OrderedDict()
+        self._free = list(range(slots))[::-1]
+
+    def slot(self, expert: int) -> int:
+        """Where an expert is. KeyError where it is not."""
+        return self._slots[expert]
+
+    def place(self, group: Sequence[int], step: Collection[int]) -> list[Load]:
+        """Give every expert of the group a slot, and say which have to be copied there.
+
+        group: different experts, no more than there are slots. step: all that are asked for together, the group among
+        them; they stay where they are while any other can go.
+        """
+        for expert in group:
+            if expert in self._slots:
+                self._slots.move_to_end(expert)
+        return [self._load(expert, group, step) for expert in group if expert not in self._slots]
+
+    def forget(self, expert: int) -> None:
+        """Its copy did not come about: the slot holds nothing."""
+        self._free.append(self._slots.pop(expert))
+
+    def _load(self, expert: int, group: Collection[int], step: Collection[int]) -> Load:
+        evicted = None
+        if not self._free:
+            evicted = self._oldest(step)
+            if evicted is None:
+                evicted = self._oldest(group)
+            if evicted is None:
+                raise ValueError(f"a group of {len(group)} experts does not fit in {len(self._slots)} slots")
+            self._free.append(self._slots.pop(evicted))
+        slot = self._free.pop()
+        self._slots[expert] = slot
+        return Load(slot, expert, evicted)
+
+    def _oldest(self, kept: Collection[int]) -> int | None:
+        return next((expert for expert in self._slots if expert not in kept), None)
