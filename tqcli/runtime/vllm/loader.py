@@ -20,6 +20,7 @@ from tqcli.errors import InputError, TqError
 from tqcli.runtime.headers import find_packed
 from tqcli.runtime.transformers.config import TqConfig
 from tqcli.runtime.vllm import online
+from tqcli.runtime.vllm.compiler import tell_compiler
 from tqcli.runtime.vllm.config import TqQuantization
 from tqcli.runtime.vllm.contents import PackedFiles, Stream, check_codebooks, recorded
 from tqcli.runtime.vllm.experts import PackedExpertsMethod
@@ -52,6 +53,8 @@ class TqModelLoader(DefaultModelLoader):  # type: ignore[misc]
         self._quantization = quantization if isinstance(quantization, TqQuantization) else None
         self._model_config = model_config
         loaded: nn.Module = super().load_model(vllm_config=vllm_config, model_config=model_config, prefix=prefix)
+        if self._quantization is not None:
+            tell_compiler(vllm_config, loaded, self._quantization.settings)
         return loaded
 
     def load_weights(self, model: nn.Module, model_config: ModelConfig) -> None:
