@@ -69,7 +69,7 @@ void share(int64_t count, int32_t threads, Work work) {
 }  // namespace
 }  // namespace tq
 
-int32_t tq_interface() { return 5; }
+int32_t tq_interface() { return 6; }
 
 int32_t tq_has(int32_t instruction_set) { return tq::machine_has(instruction_set); }
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from tq_kernels.types import FloatDtype, NonFiniteWeight, Scale, TqTables
 
-INTERFACE = 5
+INTERFACE = 6
 _INSTRUCTION_SETS = {"portable": 0, "avx2": 1, "avx512": 2, "neon": 3}
 DTYPES: dict[FloatDtype, int] = {"BF16": 0, "F16": 1, "F32": 2}
 _SCALES: dict[Scale, int] = {"norm": 0, "search": 1}

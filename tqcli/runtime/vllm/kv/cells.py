@@ -66,15 +66,13 @@ class Cells:
         zeros, whatever the memory held before. Raises IndexError for a block beyond the cache.
         """
         cells = cache[blocks.long()].transpose(1, 2)  # (n, block tokens, heads, bytes)
-        is_empty = torch.arange(cells.shape[1]) >= lengths[:, None]
-        if bool(is_empty.any()):
-            # A scale of zero is read back as zeros.
-            cells = cells.masked_fill(is_empty[:, :, None, None], 0)
-        cells = cells.flatten(0, 1)
         split = self.keys.bytes
-        keys = _packed(cells[..., :split], self.keys)
-        values = _packed(cells[..., split : split + self.values.bytes], self.values)
-        return vectors.dequantise(keys, self.keys, dtype), vectors.dequantise(values, self.values, dtype)
+        keys = _read(cells[..., :split], self.keys, dtype)
+        values = _read(cells[..., split : split + self.values.bytes], self.values, dtype)
+        for number in (lengths < cells.shape[1]).nonzero().flatten().tolist():
+            keys[number, lengths[number] :] = 0
+            values[number, lengths[number] :] = 0
+        return keys.flatten(0, 1), values.flatten(0, 1)
 
 
 def _room(codec: Codec) -> int:
@@ -86,6 +84,7 @@ def _bytes(packed: Packed) -> Tensor:
     return torch.cat([packed.codes, packed.scales.view(torch.uint8)], dim=-1)
 
 
-def _packed(cells: Tensor, codec: Codec) -> Packed:
-    codes = cells[..., : codec.code_bytes].contiguous()
-    return Packed(codes, cells[..., codec.code_bytes :].contiguous().view(torch.float16))
+def _read(cells: Tensor, codec: Codec, dtype: torch.dtype) -> Tensor:
+    """(n, block tokens, heads, bytes) as (n, block tokens, heads, head size); the bytes stay where they are."""
+    scales = cells[..., codec.code_bytes :].view(torch.float16)
+    return vectors.dequantise(Packed(cells[..., : codec.code_bytes], scales), codec, dtype)
