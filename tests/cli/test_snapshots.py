@@ -182,6 +182,7 @@ def test_serve(served):
     check("serve-print-all", "serve", "out", *for_cpu, "--kv", "k4v3", "--host", "0.0.0.0", "--port", 1234,
           "--api-key", "secret", "--served-model-name", "a name", "--max-model-len", 99, "--max-waiting", 3,
           "--grace", 1.5, "--activations", "float")  # fmt: skip
+    check("serve-vllm-native", "serve", "out", "--engine", "vllm", "--print", "--kv", "k4v3", "--activations", "int8")
     check("serve-vllm-print", "serve", "model", "--engine", "vllm", "--print", "--kv", "fp8", "--api-key", "secret",
           "--", "-tp", 2, "--hf-overrides", '{"a": 1}')  # fmt: skip
 
@@ -189,9 +190,7 @@ def test_serve(served):
 def test_serve_refuses(served):
     vllm = ("--engine", "vllm", "--print")
     refusals = {
-        "serve-vllm-native": ("out", *vllm),
-        "serve-vllm-cache": ("model", *vllm, "--kv", "k8v4"),
-        "serve-vllm-no-cache": ("model", *vllm, "--kv", "k4v3"),
+        "serve-vllm-cache": ("model", *vllm, "--kv", "fp4"),
         "serve-vllm-flag": ("model", *vllm, "--", "--port", "80"),
         "serve-vllm-grace": ("model", *vllm, "--grace", "1"),
         "serve-cpu-flag": ("out", "--engine", "cpu", "--", "--enforce-eager"),

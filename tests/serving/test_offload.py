@@ -43,6 +43,7 @@ def test_no_size(gigabytes):
 def test_what_would_do_nothing():
     assert "on CPU" in refusal(device="cpu")
     assert "no experts" in refusal(replace(MODEL, expert_bytes=0))
+    assert "packed experts" in refusal(replace(MODEL, layout="native"))
     with pytest.raises(InputError, match="embedded engine"):
         check_embedded(10)
     check_embedded(None)

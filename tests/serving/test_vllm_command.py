@@ -60,14 +60,50 @@ def test_caches(kv, device, cache):
     assert found[found.index("--kv-cache-dtype") + 1 :] == [cache] if cache else "--kv-cache-dtype" not in found
 
 
-@pytest.mark.parametrize("kv", ["k4v3", "k8v8", "int8", ""])
-def test_caches_that_vllm_has_not(kv):
-    assert f"no cache of type `{kv}`" in refusal(kv=kv)
+@pytest.mark.parametrize("kv", ["k4v3", "k8v8"])
+def test_caches_that_vllm_has_not_on_a_gpu(kv):
+    assert "on GPUs vLLM has" in refusal(kv=kv)
+
+
+@pytest.mark.parametrize("kv", ["k4v3", "k8v4", "k2v8"])
+@pytest.mark.parametrize("config", [QWEN, GEMMA], ids=["qwen", "gemma"])
+def test_on_cpus_the_cache_is_ours(kv, config):
+    made = vllm_command(subject(config), replace(WANTED, kv=kv), Choice(Engine.vllm, "", "cpu"))
+    assert made.environment == {"TQ_KV": kv}
+    assert not any("kv-cache" in argument for argument in made.arguments)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("kv", ["int8", "", "k1v4", "k4v9"])
+def test_no_caches_at_all(kv, device):
+    assert f"`--kv {kv}`" in refusal(kv=kv, device=device)
+
+
+def test_activations_of_packed_weights_on_cpus():
+    packed = subject(layout="native")
+    wanted = replace(WANTED, activations="int8", api_key="secret")
+    made = vllm_command(packed, wanted, Choice(Engine.vllm, "", "cpu"))
+    assert made.environment == {"VLLM_API_KEY": "secret", "TQ_ACTIVATIONS": "int8"}
+    assert made.shown_environment == {"VLLM_API_KEY": "...", "TQ_ACTIVATIONS": "int8"}
+    assert "int9" in refusal(packed, "cpu", activations="int9")
+    assert "on a GPU" in refusal(packed, "cuda", activations="int8")
+    assert "no packed weights" in refusal(subject(), "cpu", activations="int8")
+
+
+@pytest.mark.parametrize(
+    ("of", "wanted"), [(subject(layout="native"), WANTED), (subject(), replace(WANTED, kv="k4v3"))]
+)
+def test_a_plug_in_that_is_kept_out(of, wanted):
+    choice = Choice(Engine.vllm, "", "cpu")
+    with pytest.raises(InputError, match="keeps out"):
+        vllm_command(of, wanted, choice, {"VLLM_PLUGINS": "other"})
+    assert vllm_command(of, wanted, choice, {"VLLM_PLUGINS": "other,tq"})
+    assert vllm_command(subject(), WANTED, choice, {"VLLM_PLUGINS": "other"})
 
 
 @pytest.mark.parametrize(
     "wanted",
-    [{"kv": "k8v4"}, {"flags": ("--kv-cache-dtype", "turboquant_k8v4")}, {"flags": ("--kv_cache_dtype=int4",)},
+    [{"flags": ("--kv-cache-dtype", "turboquant_k8v4")}, {"flags": ("--kv_cache_dtype=int4",)},
      {"flags": ("--kv-cache-dtype", "int8_per_token_head")}],
 )  # fmt: skip
 def test_on_cpu_all_but_fp8_would_be_ignored_and_then_crash(wanted):

@@ -51,9 +51,7 @@ def serve_command(
     ] = None,
     activations: Annotated[
         str | None,
-        typer.Option(
-            help="int16, int8 or float: how packed weights are multiplied; engine cpu. [default: int16]", metavar="TYPE"
-        ),
+        typer.Option(help="int16, int8 or float: how CPUs multiply packed weights. [default: int16]", metavar="TYPE"),
     ] = None,
     offload_experts: Annotated[
         float | None,
@@ -86,13 +84,12 @@ def serve_command(
         choice = choose(asked, subject, None if asked is Engine.cpu else find_vllm(), only_print=only_print)
         name = served_model_name or subject.name
         flags = tuple(vllm_flags or ())
-        wanted = Wanted(host, port, name, kv, api_key, max_model_len, flags, offload_experts)
+        wanted = Wanted(host, port, name, kv, api_key, max_model_len, flags, offload_experts, activations)
         if choice.engine is Engine.vllm:
-            _check_embedded_only(("--max-waiting", max_waiting), ("--grace", grace), ("--activations", activations))
-            _run_vllm(out, subject, choice, wanted, vllm_command(subject, wanted, choice), only_print)
+            _check_embedded_only(("--max-waiting", max_waiting), ("--grace", grace))
+            _run_vllm(out, subject, choice, wanted, vllm_command(subject, wanted, choice, os.environ), only_print)
         else:
-            limits = (max_waiting, grace)
-            _run_embedded(out, subject, choice, wanted, only_print, limits, activations)
+            _run_embedded(out, subject, choice, wanted, only_print, (max_waiting, grace))
 
 
 def _engine(name: str) -> "Engine":
@@ -123,8 +120,7 @@ def _run_vllm(
     from tqcli.serving.offload import run_offloading
 
     shown = shlex.join(("vllm", *started.arguments))
-    # The key itself is no text for screens and logs.
-    line = "".join(f"{name}=... " for name in started.environment) + shown
+    line = "".join(f"{name}={value} " for name, value in started.shown_environment.items()) + shown
     if not only_print:
         _print_subject(out, subject, choice)
         out.line(f"starts   {line}")
@@ -151,7 +147,6 @@ def _run_embedded(
     wanted: "Wanted",
     only_print: bool,
     limits: tuple[int | None, float | None],
-    activations: str | None,
 ) -> None:
     from tqcli.serving import embedded
     from tqcli.serving.offload import check_embedded
@@ -172,7 +167,7 @@ def _run_embedded(
         api_key=wanted.api_key,
         max_waiting=_DEFAULT_WAITING if waiting is None else waiting,
         grace=_DEFAULT_GRACE if grace is None else grace,
-        activations=embedded.choose_activations(subject, activations),
+        activations=embedded.choose_activations(subject, wanted.activations),
     )
     budget = embedded.plan(subject, wanted.kv, wanted.max_model_len)
     line = _own_command(subject, budget, listening)
@@ -198,7 +193,7 @@ def _run_embedded(
 def _own_command(subject: "Subject", budget: "Budget", listening: "Listening") -> str:
     key = "" if listening.api_key is None else "TQ_API_KEY=... "
     revision = [] if subject.revision is None else ["--revision", subject.revision]
-    packed = [] if subject.layout != "native" else ["--activations", listening.activations]
+    packed = ["--activations", listening.activations] if subject.is_packed else []
     arguments = [
         "tq", "serve", subject.source, *revision, "--engine", "cpu", "--kv", budget.kv, *packed,
         "--host", listening.host, "--port", str(listening.port), "--served-model-name", *listening.names,

@@ -7,7 +7,9 @@ from tqcli.errors import InputError, MachineError
 from tqcli.serving.machine import Vllm
 from tqcli.serving.subject import Subject
 
-_UNREADABLE = {"native": "the native formats yet", "hlwq": "HLWQ folders", "mlx": "MLX folders"}
+_UNREADABLE = {"hlwq": "HLWQ folders", "mlx": "MLX folders"}
+# Of vLLM, for our plug-in: what it needs of it came with this one.
+_LEAST = (0, 32)
 _USE_CPU = "--engine cpu"
 
 
@@ -33,7 +35,7 @@ def choose(asked: Engine, subject: Subject, vllm: Vllm | None, *, only_print: bo
 
     Raises InputError where vLLM was asked for and cannot serve this, MachineError where it is not there.
     """
-    unreadable = _unreadable(subject)
+    unreadable = _unreadable(subject, vllm)
     if asked is Engine.vllm:
         if unreadable:
             raise InputError(f"vLLM cannot serve `{subject.source}`", why=unreadable, fix=_USE_CPU)
@@ -52,6 +54,10 @@ def choose(asked: Engine, subject: Subject, vllm: Vllm | None, *, only_print: bo
     return Choice(Engine.vllm, f"vLLM {vllm.version} and a GPU are here", vllm.device)
 
 
-def _unreadable(subject: Subject) -> str:
+def _unreadable(subject: Subject, vllm: Vllm | None) -> str:
     what = _UNREADABLE.get(subject.layout)
-    return f"vLLM cannot read {what}" if what else ""
+    if what:
+        return f"vLLM cannot read {what}"
+    if subject.is_packed and vllm is not None and vllm.release < _LEAST:
+        return f"the native formats need vLLM {'.'.join(map(str, _LEAST))} or newer, and this is {vllm.version}"
+    return ""

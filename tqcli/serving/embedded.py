@@ -10,8 +10,6 @@ from tqcli.serving.budget import Budget, plan_memory
 from tqcli.serving.machine import available_memory
 from tqcli.serving.subject import Subject
 
-_PACKED = "native"
-
 
 @dataclass(frozen=True)
 class Listening:
@@ -44,11 +42,11 @@ def choose_activations(subject: Subject, asked: str | None) -> str:
 
     if asked is not None:
         check_activations(asked)
-        if asked != "float" and subject.layout != _PACKED:
+        if asked != "float" and not subject.is_packed:
             why = f"`{subject.source}` has no weights that stay packed in memory"
             raise InputError(f"`--activations {asked}` does nothing here", why=why)
         return asked
-    if subject.layout != _PACKED:
+    if not subject.is_packed:
         return "float"
     try:
         check_activations("int16")

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -16,6 +17,12 @@ class Vllm:
 
     version: str
     device: str
+
+    @property
+    def release(self) -> tuple[int, ...]:
+        """The first two numbers of the version; (0, 0) for one that has none."""
+        found = re.match(r"(\d+)\.(\d+)", self.version)
+        return tuple(map(int, found.groups())) if found else (0, 0)
 
 
 def find_vllm() -> Vllm | None:

@@ -37,6 +37,9 @@ def offload_arguments(subject: Subject, gigabytes: float, device: str) -> list[s
         raise InputError(f"`{said}` is no size", fix=f"gigabytes, {_LEAST} or more")
     if device == "cpu":
         raise InputError(f"`{said}` does nothing in vLLM on CPU", why="the weights are in main memory already")
+    if subject.layout == "native":
+        why = "vLLM decides what it offloads before weights are loaded, and packed ones take their place after that"
+        raise InputError(f"`{said}` does nothing with packed experts", why=why, fix="no offloading")
     if not subject.expert_bytes:
         raise InputError(f"`{said}` does nothing with `{subject.source}`", why="the model has no experts")
     if gigabytes * _GB > subject.expert_bytes:

@@ -12,8 +12,9 @@ from tqcli.hub.fetch import open_source
 from tqcli.packed import PackedTensor
 from tqcli.readers.find import PLAIN, read
 
+_PACKED = "native"
 # Weights that stay as they lie on disk, mapped; those of other layouts are decoded while they are loaded.
-_MAPPED = ("native", PLAIN)
+_MAPPED = (_PACKED, PLAIN)
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tekken.json")
 
 
@@ -55,6 +56,11 @@ class Subject:
     def is_compressed(self) -> bool:
         """Whether anything in it is."""
         return self.layout != PLAIN
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether it is in the formats whose weights stay packed in memory."""
+        return self.layout == _PACKED
 
 
 def open_subject(source: str, revision: str | None = None) -> Subject:

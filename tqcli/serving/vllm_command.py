@@ -1,32 +1,32 @@
 """The `vllm serve` command line, without anything that vLLM would take and then ignore, or that would end badly.
 
 What is refused here was seen with vLLM 0.32: on CPU it takes every type of cache, leaves all but FP8 as they are and
-writes beyond their end once they are full.
+writes beyond their end once they are full. What our plug-in is to do, it learns from the environment.
 """
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 from tqcli.errors import InputError
+from tqcli.runtime.vllm.kv.support import Start, refusal, start
 from tqcli.serving.choice import Choice
 from tqcli.serving.offload import offload_arguments
 from tqcli.serving.subject import Subject
 
-# Of tq's names those that upstream has.
-_CACHE_TYPES = {"k8v4": "turboquant_k8v4", "k4v4": "turboquant_4bit_nc", "k3v4": "turboquant_k3v4_nc",
-                "k3v3": "turboquant_3bit_nc", "fp8": "fp8"}  # fmt: skip
 _OWN = ("--host", "--port", "--api-key", "--max-model-len", "--served-model-name", "--revision")
 _CACHE_FLAG = "--kv-cache-dtype"
 _CPU_CACHE_TYPES = ("auto", "bfloat16", "fp8", "fp8_e4m3", "fp8_e5m2")
 _OFFLOAD = ("--cpu-offload-", "--offload-")
 _KEY = "VLLM_API_KEY"
+_PLUGIN, _PLUGINS = "tq", "VLLM_PLUGINS"
+_ACTIVATIONS = "TQ_ACTIVATIONS"
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What the user asked for, engine aside. offload_experts: gigabytes, in main memory."""
+    """What the user asked for, engine aside. offload_experts: gigabytes, in main memory. activations: or None."""
 
     host: str
     port: int
@@ -36,6 +36,7 @@ class Wanted:
     max_model_len: int | None = None
     flags: tuple[str, ...] = ()
     offload_experts: float | None = None
+    activations: str | None = None
 
 
 @dataclass(frozen=True)
@@ -50,9 +51,19 @@ class Command:
         """`vllm` of this very Python."""
         return (sys.executable, "-m", "vllm.entrypoints.cli.main", *self.arguments)
 
+    @property
+    def shown_environment(self) -> Mapping[str, str]:
+        """Without the key itself, which is no text for screens and logs."""
+        return {name: "..." if name == _KEY else value for name, value in self.environment.items()}
 
-def vllm_command(subject: Subject, wanted: Wanted, choice: Choice) -> Command:
-    """Raises InputError for a setting that would do nothing, or harm."""
+
+def vllm_command(
+    subject: Subject, wanted: Wanted, choice: Choice, inherited: Mapping[str, str] | None = None
+) -> Command:
+    """inherited: the environment that vLLM starts in.
+
+    Raises InputError for a setting that would do nothing, or harm.
+    """
     _check_model(subject, choice.device)
     _check_flags(subject, wanted, choice.device)
     arguments = ["serve", subject.source, "--host", wanted.host, "--port", str(wanted.port)]
@@ -61,45 +72,57 @@ def vllm_command(subject: Subject, wanted: Wanted, choice: Choice) -> Command:
         arguments += ["--revision", subject.revision]
     if wanted.max_model_len is not None:
         arguments += ["--max-model-len", str(wanted.max_model_len)]
-    if wanted.kv != "none":
-        arguments += [_CACHE_FLAG, _cache_type(subject, wanted.kv, choice.device)]
+    cache = _cache(subject, wanted.kv, choice.device)
+    arguments += cache.arguments
     if wanted.offload_experts is not None:
         arguments += offload_arguments(subject, wanted.offload_experts, choice.device)
-    environment = {} if wanted.api_key is None else {_KEY: wanted.api_key}
+    key = {} if wanted.api_key is None else {_KEY: wanted.api_key}
+    environment = {**key, **cache.environment, **_activations(subject, wanted, choice.device)}
+    if subject.is_packed or cache.environment:
+        _check_plugin(inherited or {})
     return Command((*arguments, *wanted.flags), environment)
 
 
-def _cache_type(subject: Subject, kv: str, device: str) -> str:
-    found = _CACHE_TYPES.get(kv)
-    if found is None:
-        known = ", ".join((*_CACHE_TYPES, "none"))
-        raise InputError(f"vLLM has no cache of type `{kv}`", fix=f"one of {known}; or --engine cpu")
-    _check_cache(subject, found, device, f"--kv {kv}")
-    return found
+def _cache(subject: Subject, kv: str, device: str) -> Start:
+    reason = refusal(subject.text_config, kv, device)
+    if reason:
+        raise InputError(f"vLLM cannot serve this model with `--kv {kv}`", why=reason, fix="--kv fp8 or none")
+    return start(kv, device)
+
+
+def _activations(subject: Subject, wanted: Wanted, device: str) -> Mapping[str, str]:
+    """What tells the plug-in, where there is something to tell."""
+    if wanted.activations is None:
+        return {}
+    if not subject.is_packed or device != "cpu":
+        why = "on a GPU they are decoded" if subject.is_packed else f"`{subject.source}` has no packed weights"
+        raise InputError(f"`--activations {wanted.activations}` does nothing here", why=why)
+    # Here, because it imports torch.
+    from tqcli.runtime.products import Activations
+
+    known = get_args(Activations)
+    if wanted.activations not in known:
+        raise InputError(f"activations are `{wanted.activations}`", fix=" or ".join(known))
+    return {_ACTIVATIONS: wanted.activations}
+
+
+def _check_plugin(inherited: Mapping[str, str]) -> None:
+    allowed = inherited.get(_PLUGINS)
+    if allowed is not None and _PLUGIN not in allowed.split(","):
+        why = f"`{_PLUGINS}={allowed}` keeps out the plug-in of tqcli"
+        raise InputError("vLLM would do without what this needs", why=why, fix=f"{_PLUGINS}={allowed},{_PLUGIN}")
 
 
 def _check_cache(subject: Subject, cache_type: str, device: str, said: str) -> None:
     if device == "cpu" and cache_type not in _CPU_CACHE_TYPES:
         why = "vLLM takes it, ignores it, and crashes when the cache is full"
-        raise InputError(f"`{said}` does not work in vLLM on CPU", why=why, fix="--kv fp8 or none; or --engine cpu")
+        raise InputError(f"`{said}` does not work in vLLM on CPU", why=why, fix="--kv k4v3 and the like, fp8 or none")
     if not cache_type.startswith("turboquant"):
         return
-    reason = _uneven(subject.text_config)
+    # All of them have the same limits.
+    reason = refusal(subject.text_config, "k8v4", device)
     if reason:
-        why = f"{reason}, which vLLM's TurboQuant cache does not support"
-        raise InputError(f"`{said}` does not work with this model in vLLM", why=why, fix="--kv fp8 or none")
-
-
-def _uneven(config: Mapping[str, Any]) -> str:
-    """Why attention is not the same in all layers; empty where it is."""
-    kinds = config.get("layer_types")
-    if isinstance(kinds, Sequence) and "sliding_attention" in kinds:
-        return "it has layers with a sliding window"
-    if config.get("sliding_window") and config.get("use_sliding_window", True):
-        return "it has a sliding window"
-    if config.get("global_head_dim") not in (None, config.get("head_dim")):
-        return "its layers have heads of unequal sizes"
-    return ""
+        raise InputError(f"`{said}` does not work with this model in vLLM", why=reason, fix="--kv fp8 or none")
 
 
 def _check_flags(subject: Subject, wanted: Wanted, device: str) -> None:
