@@ -8,7 +8,7 @@ Left out: who goes (`expert_cache_policy`), how a copy is made (`expert_cache_sl
 (`expert_cache_model`).
 """
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from threading import Lock
 from typing import Any, Self
@@ -59,9 +59,8 @@ class ExpertCache:
     def in_turn(self, experts: Sequence[int]) -> Iterator[int]:
         """Each of different experts; what `read` gives is the one that came last, until the next one is asked for."""
         with self._lock:
-            step = frozenset(experts)
             for group in in_groups(experts, self.count):
-                self._bring(group, step)
+                self._bring(group)
                 for expert in group:
                     yield from self._opened(expert)
 
@@ -83,8 +82,8 @@ class ExpertCache:
             self._open = None
             self._slots.release(slot)
 
-    def _bring(self, group: Sequence[int], step: Collection[int]) -> None:
-        loads = self._residents.place(group, step)
+    def _bring(self, group: Sequence[int]) -> None:
+        loads = self._residents.place(group)
         for done, load in enumerate(loads):
             try:
                 self._slots.copy(load.slot, load.expert)

@@ -1,8 +1,8 @@
 """Which experts of a layer are in which slots, and which goes when another comes: the least recently used.
 
-Numbers only; what is copied, and when, is in `expert_cache`. A step is what one call of a layer asks for. What it asks
-for stays until it is done with, as long as the slots last; where a step asks for more experts than there are slots, it
-comes in groups, and what a group asks for stays.
+Numbers only; what is copied, and when, is in `expert_cache`. A step is what one call of a layer asks for. Where that
+is more experts than there are slots, it comes in groups. What a group asks for stays until all of it is there; so does
+all of a step that is one group.
 
 Left out: guesses of what will be asked for, and frequencies, which have not been seen to hit more often.
 """
@@ -37,33 +37,28 @@ class Residents:
         """Where an expert is. KeyError where it is not."""
         return self._slots[expert]
 
-    def place(self, group: Sequence[int], step: Collection[int]) -> list[Load]:
+    def place(self, group: Sequence[int]) -> list[Load]:
         """Give every expert of the group a slot, and say which have to be copied there.
 
-        group: different experts, no more than there are slots. step: all that are asked for together, the group among
-        them; they stay where they are while any other can go.
+        group: different experts, no more than there are slots.
         """
+        # What is there becomes the newest first, so that nothing that comes puts it out.
         for expert in group:
             if expert in self._slots:
                 self._slots.move_to_end(expert)
-        return [self._load(expert, group, step) for expert in group if expert not in self._slots]
+        return [self._load(expert, group) for expert in group if expert not in self._slots]
 
     def forget(self, expert: int) -> None:
         """Its copy did not come about: the slot holds nothing."""
         self._free.append(self._slots.pop(expert))
 
-    def _load(self, expert: int, group: Collection[int], step: Collection[int]) -> Load:
+    def _load(self, expert: int, group: Collection[int]) -> Load:
         evicted = None
-        if not self._free:
-            evicted = self._oldest(step)
-            if evicted is None:
-                evicted = self._oldest(group)
-            if evicted is None:
-                raise ValueError(f"a group of {len(group)} experts does not fit in {len(self._slots)} slots")
-            self._free.append(self._slots.pop(evicted))
-        slot = self._free.pop()
+        if self._free:
+            slot = self._free.pop()
+        else:
+            evicted, slot = self._slots.popitem(last=False)
+            if evicted in group:
+                raise ValueError(f"a group of {len(group)} experts does not fit in {len(self._slots) + 1} slots")
         self._slots[expert] = slot
         return Load(slot, expert, evicted)
-
-    def _oldest(self, kept: Collection[int]) -> int | None:
-        return next((expert for expert in self._slots if expert not in kept), None)
