@@ -43,7 +43,7 @@ def test_no_size(gigabytes):
 def test_what_would_do_nothing():
     assert "on CPU" in refusal(device="cpu")
     assert "no experts" in refusal(replace(MODEL, expert_bytes=0))
-    assert "packed experts" in refusal(replace(MODEL, layout="native"))
+    assert "packed weights" in refusal(replace(MODEL, layout="native"))
     with pytest.raises(InputError, match="embedded engine"):
         check_embedded(10)
     check_embedded(None)
@@ -62,6 +62,20 @@ def test_in_the_command_line():
     for flag in ("--cpu-offload-gb", "--cpu_offload_params=x", "--offload-backend=uva"):
         with pytest.raises(InputError, match="twice"):
             vllm_command(MODEL, replace(wanted, flags=(flag,)), Choice(Engine.vllm, "", "cuda"))
+
+
+def test_packed_weights_come_too_late():
+    """vLLM would say that it offloads, and then have all experts on the GPU."""
+    wanted = Wanted("127.0.0.1", 8000, "out", offload_experts=10)
+    choice = Choice(Engine.vllm, "", "cuda")
+    for flags in (("--quantization", "tq"), ("--quantization=turboquant",), ("-q", "tq")):
+        with pytest.raises(InputError, match="packed weights"):
+            vllm_command(MODEL, replace(wanted, flags=flags), choice)
+        assert vllm_command(MODEL, replace(wanted, flags=flags, offload_experts=None), choice)
+    assert vllm_command(MODEL, replace(wanted, flags=("--quantization", "fp8")), choice)
+    with pytest.raises(InputError, match="`--cpu-offload-gb` does not work with packed weights"):
+        packed = replace(wanted, flags=("--cpu-offload-gb", "1"), offload_experts=None)
+        vllm_command(replace(MODEL, layout="native"), packed, choice)
 
 
 def test_bytes_of_experts(here):

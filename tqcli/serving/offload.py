@@ -25,6 +25,9 @@ _OFFLOADED = re.compile(rb"Total CPU offloaded parameters: [0-9.]+")
 # The last line before it listens, from the same logger, so that one cannot be shown without the other.
 _READY = re.compile(rb"Starting vLLM (?:API )?server\b")
 _LEVELS = ("DEBUG", "INFO")
+_FLAGS = ("--cpu-offload-", "--offload-")
+_OUR_METHODS = ("turboquant", "tq")
+_TOO_LATE = "vLLM sets aside what it offloads before weights are loaded, and packed ones come after that"
 
 
 def offload_arguments(subject: Subject, gigabytes: float, device: str) -> list[str]:
@@ -35,11 +38,7 @@ def offload_arguments(subject: Subject, gigabytes: float, device: str) -> list[s
     said = f"--offload-experts {gigabytes:g}"
     if not math.isfinite(gigabytes) or gigabytes < _LEAST:
         raise InputError(f"`{said}` is no size", fix=f"gigabytes, {_LEAST} or more")
-    if device == "cpu":
-        raise InputError(f"`{said}` does nothing in vLLM on CPU", why="the weights are in main memory already")
-    if subject.layout == "native":
-        why = "vLLM decides what it offloads before weights are loaded, and packed ones take their place after that"
-        raise InputError(f"`{said}` does nothing with packed experts", why=why, fix="no offloading")
+    check_offloading(subject, said, device)
     if not subject.expert_bytes:
         raise InputError(f"`{said}` does nothing with `{subject.source}`", why="the model has no experts")
     if gigabytes * _GB > subject.expert_bytes:
@@ -49,6 +48,26 @@ def offload_arguments(subject: Subject, gigabytes: float, device: str) -> list[s
     # It says GB and means GiB.
     size = f"{gigabytes * _GB / _GIB:.4f}"
     return ["--offload-backend", "uva", "--cpu-offload-gb", size, "--cpu-offload-params", "experts"]
+
+
+def is_offloading(flag: str) -> bool:
+    """Whether it is one of vLLM's own flags for this."""
+    return flag.startswith(_FLAGS)
+
+
+def check_offloading(subject: Subject, said: str, device: str) -> None:
+    """Raise InputError for a flag that has weights offloaded where that does nothing. said: the flag."""
+    if device == "cpu":
+        raise InputError(f"`{said}` does nothing in vLLM on CPU", why="the weights are in main memory already")
+    if subject.is_packed:
+        raise InputError(f"`{said}` does not work with packed weights in vLLM", why=_TOO_LATE)
+
+
+def check_not_packed_late(method: str) -> None:
+    """Raise InputError where `--quantization` has a plain checkpoint packed while it is loaded."""
+    if method in _OUR_METHODS:
+        why = f"with `--quantization {method}`, {_TOO_LATE}"
+        raise InputError("`--offload-experts` does not work with packed weights in vLLM", why=why)
 
 
 def check_embedded(gigabytes: float | None) -> None:

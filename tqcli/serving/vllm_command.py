@@ -12,13 +12,13 @@ from typing import Any, get_args
 from tqcli.errors import InputError
 from tqcli.runtime.vllm.kv.support import Start, refusal, start
 from tqcli.serving.choice import Choice
-from tqcli.serving.offload import offload_arguments
+from tqcli.serving.offload import check_not_packed_late, check_offloading, is_offloading, offload_arguments
 from tqcli.serving.subject import Subject
 
 _OWN = ("--host", "--port", "--api-key", "--max-model-len", "--served-model-name", "--revision")
 _CACHE_FLAG = "--kv-cache-dtype"
 _CPU_CACHE_TYPES = ("auto", "bfloat16", "fp8", "fp8_e4m3", "fp8_e5m2")
-_OFFLOAD = ("--cpu-offload-", "--offload-")
+_QUANTIZATION = ("--quantization", "-q")
 _KEY = "VLLM_API_KEY"
 _PLUGIN, _PLUGINS = "tq", "VLLM_PLUGINS"
 _ACTIVATIONS = "TQ_ACTIVATIONS"
@@ -138,10 +138,12 @@ def _check_flags(subject: Subject, wanted: Wanted, device: str) -> None:
                 raise InputError(f"`--kv {wanted.kv}` and `{_CACHE_FLAG}` say the same thing twice", fix="one of them")
             cache_type = value if equals else "".join(wanted.flags[i + 1 : i + 2])
             _check_cache(subject, cache_type, device, f"{_CACHE_FLAG} {cache_type}")
-        if wanted.offload_experts is not None and name.startswith(_OFFLOAD):
-            raise InputError(f"`--offload-experts` and `{name}` say the same thing twice", fix="one of them")
-        if device == "cpu" and name.startswith(_OFFLOAD):
-            raise InputError(f"`{name}` does nothing in vLLM on CPU", why="the weights are in main memory already")
+        if is_offloading(name):
+            if wanted.offload_experts is not None:
+                raise InputError(f"`--offload-experts` and `{name}` say the same thing twice", fix="one of them")
+            check_offloading(subject, name, device)
+        if wanted.offload_experts is not None and name in _QUANTIZATION:
+            check_not_packed_late(value if equals else "".join(wanted.flags[i + 1 : i + 2]))
 
 
 def _check_model(subject: Subject, device: str) -> None:
