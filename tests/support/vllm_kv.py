@@ -105,7 +105,11 @@ def answers(
 
 def start(asked: dict[str, Any], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
     script = Path(__file__).with_name("vllm_kv_process.py")
+    return run([str(VLLM), str(script), json.dumps(asked)], environment)
+
+
+def run(command: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [str(VLLM), str(script), json.dumps(asked)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         env=os.environ | ENVIRONMENT | environment, timeout=600, check=False,
     )  # fmt: skip

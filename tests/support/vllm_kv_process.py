@@ -1,6 +1,6 @@
 """Run by `.venv-vllm`: answers of vLLM with one kind of cache, as JSON. Arguments: those of `vllm_kv.answers`.
 
-`compressed` takes the cache from the plug-in. `reference` is vLLM's own cache, into which keys and values go only
+`compressed` is what the plug-in makes of `TQ_KV`. `reference` is vLLM's own cache, into which keys and values go only
 after they have been packed and unpacked; `plain` is that without it.
 """
 
@@ -28,14 +28,11 @@ def round_trip_before_writing(kv: str) -> None:
     CPUAttentionBackendImpl.do_kv_cache_update = update
 
 
-def use_the_plug_in(part_bytes: int) -> None:
+def unpack_little_at_a_time(part_bytes: int) -> None:
     from tqcli.runtime.vllm.kv import backend
-    from tqcli.runtime.vllm.kv.register import register
 
-    register()
-    if part_bytes:
-        workspace = backend.Workspace
-        backend.Workspace = lambda shape, dtype: workspace(shape, dtype, part_bytes)
+    workspace = backend.Workspace
+    backend.Workspace = lambda shape, dtype: workspace(shape, dtype, part_bytes)
 
 
 def main() -> None:
@@ -61,7 +58,7 @@ asked = json.loads(sys.argv[1])
 # In the processes that vLLM starts as well: they import this file again.
 if asked["cache"] == "reference":
     round_trip_before_writing(asked["kv"])
-if asked["cache"] == "compressed":
-    use_the_plug_in(asked["part_bytes"])
+if asked["part_bytes"]:
+    unpack_little_at_a_time(asked["part_bytes"])
 if __name__ == "__main__":
     main()

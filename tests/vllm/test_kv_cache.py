@@ -52,3 +52,63 @@ def test_answers_are_those_of_packed_and_unpacked_keys_and_values(model, kv, dty
     assert sum(one != other for one, other in zip(plain.tokens, found.tokens, strict=True)) > 3
     assert found.preemptions
     assert any(one["cached"] for one in found.rounds[1])
+
+
+def test_two_processes_that_share_the_heads(tmp_path):
+    """Each has its own part of every page. The order of sums is another there, so that logprobs are only near."""
+    folder = saved(tmp_path / "qwen3", "qwen3")
+    options = {"dtype": "float32", "max_model_len": 512, "new_tokens": 12}
+    alone = answers(folder, "compressed", "k8v8", [FIRST], **options)
+    both = answers(
+        folder, "compressed", "k8v8", [FIRST], tensor_parallel_size=2,
+        environment={"VLLM_CPU_OMP_THREADS_BIND": "0|1", "VLLM_ENABLE_V1_MULTIPROCESSING": "1"}, **options,
+    )  # fmt: skip
+    assert both.tokens == alone.tokens
+    for one, other in zip(both.logprobs, alone.logprobs, strict=True):
+        assert one == pytest.approx(other, abs=2e-2)
+
+
+def test_the_cache_holds_as_many_tokens_as_its_bytes_say(tmp_path):
+    """bfloat16 takes 256 bytes of a head of 64, k4v3 60; of Gemma 4's heads of 256, 228 bytes instead of 1024."""
+    for name, most in (("qwen3", 256 / 60), ("gemma4", 1024 / 228)):
+        folder = saved(tmp_path / name, name)
+        options = {"dtype": "bfloat16", "max_model_len": 512, "new_tokens": 1}
+        plain = answers(folder, "plain", "k4v3", [FIRST[:1]], **options)
+        found = answers(folder, "compressed", "k4v3", [FIRST[:1]], **options)
+        assert found.capacity / plain.capacity == pytest.approx(most, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("kv", "options", "reason"),
+    [
+        ("k4v9", {}, "`TQ_KV=k4v9` is no key-value cache"),
+        ("k4v3", {"kv_cache_dtype": "fp8"}, "does not work with --kv-cache-dtype fp8"),
+    ],
+)
+def test_the_start_ends_with_a_reason(kv, options, reason, tmp_path):
+    folder = saved(tmp_path / "qwen3", "qwen3")
+    asked = {"model": str(folder), "cache": "plain", "part_bytes": 0, "new_tokens": 1, "rounds": []}
+    done = vllm_kv.start(asked | {"options": {"dtype": "float32"} | options}, {"TQ_KV": kv})
+    assert done.returncode
+    assert reason in done.stdout
+    assert "fix: " in done.stdout
+
+
+def test_latent_attention_is_refused():
+    """By the two backends that vLLM has for it on CPUs, which would otherwise go on uncompressed."""
+    code = """
+from tqcli.errors import InputError
+from tqcli.runtime.vllm.kv.register import register
+from vllm.v1.attention.backends.registry import AttentionBackendEnum
+register()
+for name in ("CPU_MLA", "AMX_MLA"):
+    backend = AttentionBackendEnum[name].get_class()
+    for ask in (backend.get_impl_cls, backend.get_name):
+        try:
+            print("taken", ask())
+        except InputError as error:
+            print("refused", error.what)
+"""
+    done = vllm_kv.run([str(VLLM), "-c", code], {"TQ_KV": "k4v3"})
+    assert done.stdout.count("refused the compressed key-value cache does not work with latent attention") == 4
+    assert "taken" not in done.stdout
