@@ -65,6 +65,8 @@ def start(place):
                 stdout=stdout,
                 stderr=subprocess.PIPE,
                 start_new_session=True,
+                # What comes after a line stays in the pipe.
+                bufsize=0,
             )
         )
         return running[-1]
