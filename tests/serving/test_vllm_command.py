@@ -153,6 +153,17 @@ def test_offloading_to_where_it_is(flag):
     assert arguments(flags=(flag,))
 
 
+@pytest.mark.parametrize(
+    "flags",
+    [("--pipeline-parallel-size", "2"), ("-pp=2",), ("--pipeline_parallel_size=4",),
+     ("--distributed-executor-backend", "ray")],
+)  # fmt: skip
+def test_what_cpus_have_not(flags):
+    assert "does not work in vLLM on CPU" in refusal(device="cpu", flags=flags)
+    assert arguments(flags=flags)
+    assert arguments(device="cpu", flags=("-pp", "1", "--distributed-executor-backend", "mp", "-tp", "2"))
+
+
 FP8 = {"config_groups": {"group_0": {"weights": {"type": "float", "num_bits": 8, "strategy": "channel"}}}}
 BLOCKS = {"config_groups": {"group_0": {"weights": {"type": "float", "num_bits": 8, "strategy": "block"}}}}
 

@@ -1,7 +1,7 @@
 """The `vllm serve` command line, without anything that vLLM would take and then ignore, or that would end badly.
 
-What is refused here was seen with vLLM 0.32: on CPU it takes every type of cache, leaves all but FP8 as they are and
-writes beyond their end once they are full. What our plug-in is to do, it learns from the environment.
+What our plug-in is to do, it learns from the environment. Left out: what is wrong with flags that tq does not know
+(`vllm_flags`).
 """
 
 import sys
@@ -12,13 +12,10 @@ from typing import Any, get_args
 from tqcli.errors import InputError
 from tqcli.runtime.vllm.kv.support import Start, refusal, start
 from tqcli.serving.choice import Choice
-from tqcli.serving.offload import check_not_packed_late, check_offloading, is_offloading, offload_arguments
+from tqcli.serving.offload import offload_arguments
 from tqcli.serving.subject import Subject
+from tqcli.serving.vllm_flags import check_flags
 
-_OWN = ("--host", "--port", "--api-key", "--max-model-len", "--served-model-name", "--revision")
-_CACHE_FLAG = "--kv-cache-dtype"
-_CPU_CACHE_TYPES = ("auto", "bfloat16", "fp8", "fp8_e4m3", "fp8_e5m2")
-_QUANTIZATION = ("--quantization", "-q")
 _KEY = "VLLM_API_KEY"
 _PLUGIN, _PLUGINS = "tq", "VLLM_PLUGINS"
 _ACTIVATIONS = "TQ_ACTIVATIONS"
@@ -65,7 +62,7 @@ def vllm_command(
     Raises InputError for a setting that would do nothing, or harm.
     """
     _check_model(subject, choice.device)
-    _check_flags(subject, wanted, choice.device)
+    check_flags(subject, wanted.flags, wanted.kv, wanted.offload_experts, choice.device)
     arguments = ["serve", subject.source, "--host", wanted.host, "--port", str(wanted.port)]
     arguments += ["--served-model-name", wanted.name]
     if subject.revision is not None:
@@ -111,39 +108,6 @@ def _check_plugin(inherited: Mapping[str, str]) -> None:
     if allowed is not None and _PLUGIN not in allowed.split(","):
         why = f"`{_PLUGINS}={allowed}` keeps out the plug-in of tqcli"
         raise InputError("vLLM would do without what this needs", why=why, fix=f"{_PLUGINS}={allowed},{_PLUGIN}")
-
-
-def _check_cache(subject: Subject, cache_type: str, device: str, said: str) -> None:
-    if device == "cpu" and cache_type not in _CPU_CACHE_TYPES:
-        why = "vLLM takes it, ignores it, and crashes when the cache is full"
-        raise InputError(f"`{said}` does not work in vLLM on CPU", why=why, fix="--kv k4v3 and the like, fp8 or none")
-    if not cache_type.startswith("turboquant"):
-        return
-    # All of them have the same limits.
-    reason = refusal(subject.text_config, "k8v4", device)
-    if reason:
-        raise InputError(f"`{said}` does not work with this model in vLLM", why=reason, fix="--kv fp8 or none")
-
-
-def _check_flags(subject: Subject, wanted: Wanted, device: str) -> None:
-    for i, flag in enumerate(wanted.flags):
-        name, equals, value = flag.partition("=")
-        # vLLM takes both spellings.
-        name = name.replace("_", "-")
-        if name in _OWN or name == "--model":
-            fix = "name the model first" if name == "--model" else f"{name} before `--`"
-            raise InputError(f"`{name}` is one of tq's own", why="it was given after `--`", fix=fix)
-        if name == _CACHE_FLAG:
-            if wanted.kv != "none":
-                raise InputError(f"`--kv {wanted.kv}` and `{_CACHE_FLAG}` say the same thing twice", fix="one of them")
-            cache_type = value if equals else "".join(wanted.flags[i + 1 : i + 2])
-            _check_cache(subject, cache_type, device, f"{_CACHE_FLAG} {cache_type}")
-        if is_offloading(name):
-            if wanted.offload_experts is not None:
-                raise InputError(f"`--offload-experts` and `{name}` say the same thing twice", fix="one of them")
-            check_offloading(subject, name, device)
-        if wanted.offload_experts is not None and name in _QUANTIZATION:
-            check_not_packed_late(value if equals else "".join(wanted.flags[i + 1 : i + 2]))
 
 
 def _check_model(subject: Subject, device: str) -> None:
