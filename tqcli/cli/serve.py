@@ -7,17 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tqcli.cli.options import Format, Revision
-from tqcli.cli.out import Out, OutputFormat, command, shards, size
+from tqcli.cli.out import Out, OutputFormat, command
+from tqcli.cli.serve_report import data_of, own_command, print_budget, print_subject, url_of, warn_open
 from tqcli.errors import InputError
 
 if TYPE_CHECKING:
-    from tqcli.serving.budget import Budget
     from tqcli.serving.choice import Choice, Engine
-    from tqcli.serving.embedded import Listening
     from tqcli.serving.subject import Subject
     from tqcli.serving.vllm_command import Command, Wanted
 
-_LOCAL = ("127.0.0.1", "::1", "localhost")
 _DEFAULT_WAITING = 64
 _DEFAULT_GRACE = 5.0
 
@@ -122,9 +120,9 @@ def _run_vllm(
     shown = shlex.join(("vllm", *started.arguments))
     line = "".join(f"{name}={value} " for name, value in started.shown_environment.items()) + shown
     if not only_print:
-        _print_subject(out, subject, choice)
+        print_subject(out, subject, choice)
         out.line(f"starts   {line}")
-        _warn_open(out, wanted)
+        warn_open(out, wanted)
     elif out.human:
         out.line(line)
     out.result(
@@ -170,83 +168,21 @@ def _run_embedded(
         activations=embedded.choose_activations(subject, wanted.activations),
     )
     budget = embedded.plan(subject, wanted.kv, wanted.max_model_len)
-    line = _own_command(subject, budget, listening)
-    data = _data(choice, budget, listening, line)
+    line = own_command(subject, budget, listening)
+    data = data_of(choice, budget, listening, line)
     if only_print:
         out.line(line)
         out.result(data, line)
         return
-    _print_subject(out, subject, choice)
-    _print_budget(out, budget, listening)
-    _warn_open(out, wanted)
+    print_subject(out, subject, choice)
+    print_budget(out, budget, listening)
+    warn_open(out, wanted)
     out.flush()
 
     def ready(port: int) -> None:
-        url = _url(wanted.host, port)
+        url = url_of(wanted.host, port)
         out.line(f"ready    {url} as `{wanted.name}`; Ctrl-C stops")
         out.result({**data, "url": url}, url)
         out.flush()
 
     embedded.serve(subject, budget, listening, ready)
-
-
-def _own_command(subject: "Subject", budget: "Budget", listening: "Listening") -> str:
-    key = "" if listening.api_key is None else "TQ_API_KEY=... "
-    revision = [] if subject.revision is None else ["--revision", subject.revision]
-    packed = ["--activations", listening.activations] if subject.is_packed else []
-    arguments = [
-        "tq", "serve", subject.source, *revision, "--engine", "cpu", "--kv", budget.kv, *packed,
-        "--host", listening.host, "--port", str(listening.port), "--served-model-name", *listening.names,
-        "--max-model-len", str(budget.context), "--max-waiting", str(listening.max_waiting),
-        "--grace", f"{listening.grace:g}",
-    ]  # fmt: skip
-    return key + shlex.join(arguments)
-
-
-def _print_subject(out: Out, subject: "Subject", choice: "Choice") -> None:
-    out.line(
-        f"model    {subject.source}   {subject.model_type}   {subject.layout}   "
-        f"{size(subject.nbytes)} in {shards(subject.shards)}"
-    )
-    out.line(f"engine   {choice.engine}: {choice.why}")
-
-
-def _print_budget(out: Out, budget: "Budget", listening: "Listening") -> None:
-    cache = budget.cache
-    out.line(f"context  {budget.context} tokens, of prompt and answer together")
-    saved = f", {size(cache.full_bytes_per_token)} uncompressed" if budget.kv != "none" else ""
-    out.line(f"cache    {budget.kv}: {size(budget.cache_bytes)}, {size(cache.bytes_per_token)} a token{saved}")
-    weights = (
-        f"decoded weights {size(budget.decoded_bytes)}" if budget.decoded_bytes else "weights stay on disk, mapped"
-    )
-    if listening.activations != "float":
-        out.line(f"weights  multiplied as they are, by activations in {listening.activations}")
-    out.line(f"memory   {size(budget.needed)} ({size(budget.available)} free); {weights}")
-    if budget.shortened_from:
-        out.note(f"note: the model could take {budget.shortened_from} tokens; their cache does not fit in memory")
-    if budget.pages_weights:
-        out.note("note: the weights do not fit beside it and are read from disk again and again, which is slow")
-
-
-def _warn_open(out: Out, wanted: "Wanted") -> None:
-    if wanted.host not in _LOCAL and wanted.api_key is None:
-        out.note(f"note: whoever reaches `{wanted.host}` may use it: there is no `--api-key`")
-
-
-def _url(host: str, port: int) -> str:
-    return f"http://[{host}]:{port}/v1" if ":" in host else f"http://{host}:{port}/v1"
-
-
-def _data(choice: "Choice", budget: "Budget", listening: "Listening", line: str) -> dict[str, object]:
-    return {
-        "engine": "cpu",
-        "why": choice.why,
-        "context": budget.context,
-        "kv": budget.kv,
-        "activations": listening.activations,
-        "cache_bytes": budget.cache_bytes,
-        "cache_bytes_per_token": budget.cache.bytes_per_token,
-        "memory_needed": budget.needed,
-        "memory_available": budget.available,
-        "command": line,
-    }
