@@ -106,6 +106,40 @@ def test_copies_that_fail(case, failing):
     assert failed == sum(number <= len(late.copies) for number in failing)
 
 
+@given(routed(), st.integers(0, 40))
+def test_a_step_that_is_interrupted_anywhere(case, when):
+    """By Ctrl-C, say: at any call that the cache makes, before or after it is done."""
+    slots, steps = case
+    late = LateSlots(slots)
+    cache = ExpertCache(late, slots)
+    left = when
+
+    def interrupting(method):
+        def call(*arguments):
+            nonlocal left
+            left -= 1
+            if left == 0:
+                raise KeyboardInterrupt
+            result = method(*arguments)
+            left -= 1
+            if left == 0:
+                raise KeyboardInterrupt
+            return result
+
+        return call
+
+    late.copy, late.wait = interrupting(late.copy), interrupting(late.wait)
+    place = cache._residents.place
+    cache._residents.place = interrupting(place)
+    for tokens in steps:
+        try:
+            for expert in cache.in_turn(distinct(tokens)):
+                assert int(cache.read(expert)[0]) == expert
+        except KeyboardInterrupt:
+            # What was computed is thrown away; it may be overwritten.
+            late.reading.clear()
+
+
 @given(routed(), st.data())
 def test_steps_that_are_left_in_the_middle(case, data):
     slots, steps = case

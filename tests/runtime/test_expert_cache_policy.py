@@ -64,14 +64,9 @@ def test_what_was_used_last_stays():
     assert [load.evicted for load in residents.place([5, 6])] == [3, 1]
 
 
-def test_a_copy_that_did_not_come_about():
-    residents = Residents(2)
-    residents.place([1, 2])
-    slot = residents.slot(2)
-    residents.forget(2)
+def test_what_is_not_there():
     with pytest.raises(KeyError):
-        residents.slot(2)
-    assert [(load.slot, load.evicted) for load in residents.place([3])] == [(slot, None)]
+        Residents(2).slot(1)
 
 
 def test_a_group_that_is_too_large():

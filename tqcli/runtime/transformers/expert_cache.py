@@ -49,6 +49,7 @@ class ExpertCache:
         self._slots = slots
         self._residents = Residents(count)
         self._open: int | None = None
+        self._in_doubt = False
         self._lock = Lock()
 
     @property
@@ -59,10 +60,15 @@ class ExpertCache:
     def in_turn(self, experts: Sequence[int]) -> Iterator[int]:
         """Each of different experts; what `read` gives is the one that came last, until the next one is asked for."""
         with self._lock:
+            if self._in_doubt:
+                # A step was broken off, perhaps between what the numbers say and the copy itself.
+                self._residents = Residents(self.count)
+            self._in_doubt = True
             for group in in_groups(experts, self.count):
                 self._bring(group)
                 for expert in group:
                     yield from self._opened(expert)
+            self._in_doubt = False
 
     def read(self, expert: int) -> Sequence[Tensor]:
         """Its item of each host tensor, on the device. Raises InputError for one whose turn it is not."""
@@ -84,13 +90,8 @@ class ExpertCache:
 
     def _bring(self, group: Sequence[int]) -> None:
         loads = self._residents.place(group)
-        for done, load in enumerate(loads):
-            try:
-                self._slots.copy(load.slot, load.expert)
-            except BaseException:
-                for lost in loads[done:]:
-                    self._residents.forget(lost.expert)
-                raise
+        for load in loads:
+            self._slots.copy(load.slot, load.expert)
         self.counts.hits += len(group) - len(loads)
         self.counts.misses += len(loads)
         self.counts.evictions += sum(load.evicted is not None for load in loads)

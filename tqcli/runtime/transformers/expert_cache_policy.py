@@ -48,10 +48,6 @@ class Residents:
                 self._slots.move_to_end(expert)
         return [self._load(expert, group) for expert in group if expert not in self._slots]
 
-    def forget(self, expert: int) -> None:
-        """Its copy did not come about: the slot holds nothing."""
-        self._free.append(self._slots.pop(expert))
-
     def _load(self, expert: int, group: Collection[int]) -> Load:
         evicted = None
         if self._free:
