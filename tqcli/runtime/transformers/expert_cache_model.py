@@ -70,7 +70,7 @@ def check_expert_cache(config: Any, slots: int) -> None:
         fix = f"{experts} or less; without `expert_cache` all of them are on the device"
         raise InputError(f"`expert_cache={slots}` is too much", why=f"a layer has {experts} experts", fix=fix)
     if slots < 2 * chosen:
-        why = f"a token has {chosen} experts of each layer; with less than twice as many slots nearly nothing hits"
+        why = f"a token has {chosen} experts of each layer, and the next token's need room beside them"
         fix = f"{2 * chosen} or more" if 2 * chosen <= experts else "no `expert_cache`: the model has too few experts"
         raise InputError(f"`expert_cache={slots}` is too little", why=why, fix=fix)
 
@@ -98,16 +98,10 @@ def use_expert_cache(model: Any, slots: int, make: MakeSlots, hold: Callable[[Te
         raise InputError(
             "`expert_cache` does nothing with this model", why="it has no experts of the kind that runs packed"
         )
+    # All of them before the first is changed.
     for name, module in layers.items():
-        weights = [getattr(module, leaf, None) for leaf in PROJECTIONS]
-        plain = [leaf for leaf, weight in zip(PROJECTIONS, weights, strict=True) if not isinstance(weight, TqWeight)]
-        if plain:
-            why = f"`{name}.{plain[0]}` is not packed"
-            raise InputError(
-                "`expert_cache` is for experts that are packed", why=why, fix="load without `expert_cache`"
-            )
-        if any(isinstance(weight, HostWeight) for weight in weights):
-            raise InputError("the model has an expert cache already")
+        for leaf in PROJECTIONS:
+            _check_packed(f"{name}.{leaf}", getattr(module, leaf, None))
     for module in layers.values():
         _give(module, slots, make, hold)
 
@@ -122,6 +116,14 @@ def expert_cache_report(model: nn.Module) -> ExpertCacheReport:
     for counts in layers.values():
         total += counts
     return ExpertCacheReport(next(iter(caches.values())).count, layers, total)
+
+
+def _check_packed(name: str, weight: Any) -> None:
+    if isinstance(weight, HostWeight):
+        raise InputError("the model has an expert cache already")
+    if not isinstance(weight, TqWeight):
+        why, fix = f"`{name}` is not packed", "load without `expert_cache`"
+        raise InputError("`expert_cache` is for experts that are packed", why=why, fix=fix)
 
 
 def _give(module: Any, slots: int, make: MakeSlots, hold: Callable[[Tensor], Tensor]) -> None:
