@@ -129,7 +129,7 @@ def test_published_checkpoints_are_found_by_their_files(model, sources, tmp_path
             plain[name] = tensors[name].float()
             continue
         matrix = plain_decode.decode(codes.numpy(), norms.numpy(), weight.shape[-1], 3, 128, 42)
-        plain[name] = torch.from_numpy(matrix).view(weight.shape)
+        plain[name] = torch.from_numpy(matrix).reshape(weight.shape).contiguous()
     save_file(plain, decoded / "model.safetensors")
     options = TEXT_ONLY if model == "gemma4" else {}
     found = generate(folder, **options)

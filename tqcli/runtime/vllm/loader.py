@@ -15,6 +15,7 @@ from transformers import AutoConfig
 from vllm.config import ModelConfig, VllmConfig
 from vllm.model_executor.model_loader import _LOAD_FORMAT_TO_MODEL_LOADER, register_model_loader
 from vllm.model_executor.model_loader.default_loader import DefaultModelLoader
+from vllm.platforms import current_platform
 
 from tqcli.errors import InputError, TqError
 from tqcli.runtime.headers import find_packed
@@ -23,6 +24,7 @@ from tqcli.runtime.vllm import online
 from tqcli.runtime.vllm.compiler import tell_compiler
 from tqcli.runtime.vllm.config import TqQuantization
 from tqcli.runtime.vllm.contents import PackedFiles, Stream, check_codebooks, recorded
+from tqcli.runtime.vllm.cores import unpin
 from tqcli.runtime.vllm.experts import PackedExpertsMethod
 from tqcli.runtime.vllm.linear import PackedLinearMethod
 from tqcli.runtime.vllm.record import published_section, read_record
@@ -55,6 +57,8 @@ class TqModelLoader(DefaultModelLoader):  # type: ignore[misc]
         loaded: nn.Module = super().load_model(vllm_config=vllm_config, model_config=model_config, prefix=prefix)
         if self._quantization is not None:
             tell_compiler(vllm_config, loaded, self._quantization.settings)
+            if current_platform.is_cpu():
+                unpin()
         return loaded
 
     def load_weights(self, model: nn.Module, model_config: ModelConfig) -> None:
