@@ -30,15 +30,39 @@ void each_field(int bits, int block, Visit visit) {
   }
 }
 
-inline void unpack(const uint8_t* packed, int bits, int block, uint8_t* codes) {
-  std::memset(codes, 0, static_cast<size_t>(block));
-  each_field(bits, block, [&](int lowest, int width, int at) {
+// to[i] becomes, or gets besides, the bits of from[i] that `shift` and `mask` pick, put at `lowest`: a run of them.
+template <class Run, bool kFirst>
+inline void spread_run(const uint8_t* from, int shift, int mask, int lowest, uint8_t* to) {
+  Run bytes, before = {};
+  std::memcpy(&bytes, from, sizeof bytes);
+  if constexpr (!kFirst) std::memcpy(&before, to, sizeof before);
+  bytes = before | (((bytes >> static_cast<uint8_t>(shift)) & static_cast<uint8_t>(mask)) << static_cast<uint8_t>(lowest));
+  std::memcpy(to, &bytes, sizeof bytes);
+}
+
+// Counts are powers of two, so that one length of runs does it all: what is left over would take most of the time.
+template <bool kFirst>
+inline void spread(const uint8_t* from, int count, int shift, int mask, int lowest, uint8_t* to) {
+  if (count >= 64) {
+    for (int i = 0; i < count; i += 64) spread_run<Bytes64, kFirst>(from + i, shift, mask, lowest, to + i);
+  } else if (count >= 16) {
+    for (int i = 0; i < count; i += 16) spread_run<Bytes16, kFirst>(from + i, shift, mask, lowest, to + i);
+  } else {
+    for (int i = 0; i < count; ++i) {
+      to[i] = static_cast<uint8_t>((kFirst ? 0 : to[i]) | (((from[i] >> shift) & mask) << lowest));
+    }
+  }
+}
+
+template <int kBits>
+void unpack(const uint8_t* packed, int block, uint8_t* codes) {
+  constexpr int kHighest = kBits == 8 ? 8 : kBits & 4 ? 4 : kBits & 2 ? 2 : 1;
+  each_field(kBits, block, [&](int lowest, int width, int at) {
     const int count = block * width / 8, mask = (1 << width) - 1;
     for (int part = 0; part < 8 / width; ++part) {
       uint8_t* to = codes + part * count;
-      for (int i = 0; i < count; ++i) {
-        to[i] = static_cast<uint8_t>(to[i] | (((packed[at + i] >> (part * width)) & mask) << lowest));
-      }
+      if (width == kHighest) spread<true>(packed + at, count, part * width, mask, lowest, to);
+      else spread<false>(packed + at, count, part * width, mask, lowest, to);
     }
   });
 }
@@ -92,7 +116,7 @@ template <class Type, int kBits>
 void decode_block(const KvCodec& codec, const uint8_t* packed, float factor, typename Type::Word* vector) {
   alignas(64) uint8_t codes[kKvLargestBlock];
   alignas(64) float numbers[kKvLargestBlock];
-  unpack(packed, kBits, codec.block, codes);
+  unpack<kBits>(packed, codec.block, codes);
   const LookUp<kBits> levels(codec.levels);
   for (int i = 0; i < codec.block; i += kLanes) store(numbers + i, inner_stages(levels(codes + i) * factor));
   outer_stages(numbers, codec.block);

@@ -11,6 +11,9 @@
 namespace tq {
 namespace {
 
+typedef uint8_t Bytes16 __attribute__((vector_size(16)));
+typedef uint8_t Bytes64 __attribute__((vector_size(64)));
+
 inline Floats load(const float* from) {
   Floats value;
   std::memcpy(&value, from, sizeof value);

@@ -76,8 +76,23 @@ def test_a_slot_beyond_the_cache_raises(slot):
     cache = torch.zeros(4, 1, 8, cells.bytes, dtype=torch.uint8)
     with pytest.raises(IndexError):
         cells.write(cache, torch.tensor([3, slot]), torch.randn(2, 1, 64), torch.randn(2, 1, 64))
-    with pytest.raises(IndexError):
-        cells.read(cache, torch.tensor([0, slot // 8]), torch.tensor([8, 8]), torch.float32)
+    for blocks in ([0, slot // 8], [-1, 0], [-1]):
+        with pytest.raises(IndexError):
+            cells.read(cache, torch.tensor(blocks), torch.full((len(blocks),), 8), torch.float32)
+
+
+@pytest.mark.parametrize("blocks", [[], [2], [1, 2, 3], [3, 2, 1], [0, 2], [1, 1]])
+def test_blocks_in_any_order(blocks):
+    cells = cells_of(32)
+    cache = torch.zeros(4, 2, 8, cells.bytes, dtype=torch.uint8)
+    keys, values = torch.randn(32, 2, 32), torch.randn(32, 2, 32)
+    cells.write(cache, torch.arange(32), keys, values)
+    chosen = torch.tensor(blocks, dtype=torch.int64)
+    found = cells.read(cache, chosen, torch.full((len(blocks),), 8), torch.float32)
+    for one, written, bits in zip(found, (keys, values), (4, 3), strict=True):
+        assert torch.equal(
+            one, round_trip(written.view(4, 8, 2, 32)[chosen].flatten(0, 1), bits) if blocks else one[:0]
+        )
 
 
 def test_what_is_not_finite_stays_with_its_token_and_head():

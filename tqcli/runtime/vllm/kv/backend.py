@@ -29,6 +29,10 @@ from tqcli.runtime.vllm.kv.checks import check_engine, check_layer, refuse
 from tqcli.runtime.vllm.kv.parts import Part, Step, parts
 from tqcli.runtime.vllm.kv.workspace import Workspace
 
+# Numbers unpacked at a time for each thread, 2 MB in bfloat16: they are there twice, before and after vLLM's kernel has
+# put them in its order.
+_PIECE = 1 << 20
+
 
 class CompressedAttentionBackend(CPUAttentionBackend):  # type: ignore[misc]
     """Stands in the place of `CPU_ATTN`, by whose name vLLM looks it up."""
@@ -163,13 +167,21 @@ class CompressedAttentionImpl(CPUAttentionBackendImpl):  # type: ignore[misc]
             return output
         for part, prepared in attn_metadata.parts:
             cache = attn_metadata.workspace.blocks(len(part.blocks))
-            keys, values = self._cells.read(kv_cache, part.blocks, part.lengths, cache.dtype)
-            super().do_kv_cache_update(layer, keys, values, cache, torch.arange(len(keys)))
+            self._unpack(layer, kv_cache, part, cache)
             tokens = part.tokens
             super().forward(
                 layer, query[tokens], key, value, cache, prepared, output[tokens], output_scale, output_block_scale
             )
         return output
+
+    def _unpack(self, layer: Any, kv_cache: Tensor, part: Part, cache: Tensor) -> None:
+        """Fill `cache`, of vLLM's own layout, with a part's blocks: a few at a time."""
+        _, heads, block_tokens, numbers = cache.shape
+        step = max(1, _PIECE * torch.get_num_threads() // (heads * block_tokens * numbers))
+        for start in range(0, len(cache), step):
+            some = slice(start, start + step)
+            keys, values = self._cells.read(kv_cache, part.blocks[some], part.lengths[some], cache.dtype)
+            super().do_kv_cache_update(layer, keys, values, cache[some], torch.arange(len(keys)))
 
 
 def _cells(head_size: int) -> Cells:

@@ -65,7 +65,7 @@ class Cells:
         blocks: (n,), numbers of blocks. lengths: (n,), how many tokens of each hold something; beyond them there are
         zeros, whatever the memory held before. Raises IndexError for a block beyond the cache.
         """
-        cells = cache[blocks.long()].transpose(1, 2)  # (n, block tokens, heads, bytes)
+        cells = _chosen(cache, blocks.long()).transpose(1, 2)  # (n, block tokens, heads, bytes)
         split = self.keys.bytes
         keys = _read(cells[..., :split], self.keys, dtype)
         values = _read(cells[..., split : split + self.values.bytes], self.values, dtype)
@@ -82,6 +82,17 @@ def _room(codec: Codec) -> int:
 
 def _bytes(packed: Packed) -> Tensor:
     return torch.cat([packed.codes, packed.scales.view(torch.uint8)], dim=-1)
+
+
+def _chosen(cache: Tensor, blocks: Tensor) -> Tensor:
+    """cache[blocks]; those that follow each other, as a lone sequence's do, without a copy."""
+    if not len(blocks):
+        return cache[:0]
+    first, last = int(blocks.min()), int(blocks.max())
+    if first < 0 or last >= len(cache):
+        raise IndexError(f"blocks {first} to {last} of a cache that has {len(cache)}")
+    is_run = torch.equal(blocks, torch.arange(first, first + len(blocks)))
+    return cache[first : last + 1] if is_run else cache[blocks]
 
 
 def _read(cells: Tensor, codec: Codec, dtype: torch.dtype) -> Tensor:
