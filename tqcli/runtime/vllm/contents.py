@@ -5,6 +5,7 @@ for plain checkpoints apply. Our folders list every tensor in tq_config.json: wh
 before anything is loaded. Left out: published checkpoints' shapes, which only the model tells (`shapes`).
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
     from tqcli.runtime.transformers.config import TqConfig
 
+_EXPERT = re.compile(r"\.experts\.(\d{1,9})\.")
 Stream = Iterator[tuple[str, Tensor]]
 
 
@@ -102,6 +104,12 @@ def check_codebooks(section: Mapping[str, Any], record: Mapping[str, Any]) -> No
     for bits, levels in also.items():
         if said.get(bits, levels) != levels:
             raise InputError(f"config.json and {TQ_CONFIG_NAME} have different codebooks", why=f"of {bits} bits")
+
+
+def expert_number(name: str) -> int | None:
+    """Which expert a tensor belongs to, where experts lie one by one on disk."""
+    found = _EXPERT.search(name)
+    return int(found[1]) if found else None
 
 
 def _is_half(name: str, files: PackedFiles) -> bool:

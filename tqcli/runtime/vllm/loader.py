@@ -23,7 +23,7 @@ from tqcli.runtime.transformers.config import TqConfig
 from tqcli.runtime.vllm import online
 from tqcli.runtime.vllm.compiler import tell_compiler
 from tqcli.runtime.vllm.config import TqQuantization
-from tqcli.runtime.vllm.contents import PackedFiles, Stream, check_codebooks, recorded
+from tqcli.runtime.vllm.contents import PackedFiles, Stream, check_codebooks, expert_number, recorded
 from tqcli.runtime.vllm.cores import unpin
 from tqcli.runtime.vllm.experts import PackedExpertsMethod
 from tqcli.runtime.vllm.linear import PackedLinearMethod
@@ -88,8 +88,12 @@ class TqModelLoader(DefaultModelLoader):  # type: ignore[misc]
 
     def _watched(self, stream: Stream, prefix: str) -> Generator[tuple[str, Tensor], None, None]:
         """Remember which tensor it is that a model refuses."""
+        count = self._model_config.get_num_experts()
         for name, tensor in stream:
             self._current = name
+            # vLLM passes experts that it does not know over, without a word.
+            if (number := expert_number(name)) is not None and number >= count > 0:
+                raise InputError(f"tensor `{name}` is one too many", why=f"the model has {count} experts")
             yield prefix + name, tensor
         self._current = ""
 

@@ -144,6 +144,10 @@ def _decoded(one: Any) -> Any:
         return one
     decode = getattr(one.of, "decode", None)
     if decode is None:
-        raise InputError(f"{one.of} was used before it was loaded", why="nothing but loading is done to packed weights")
+        raise InputError(
+            f"{one.of} was used before it was loaded",
+            why="nothing but loading by vLLM's usual loader can be done to packed weights",
+            fix="serve without --load-format",
+        )
     found: Tensor = decode(one.numbers.reshape(-1), one.dtype)
     return found[:, one.first : one.first + one.shape[-1]].reshape(one.shape)
