@@ -109,6 +109,18 @@ def test_rows_that_are_missing(ending, folder):
         read(folder)
 
 
+def test_rows_that_are_missing_in_both_halves(folder):
+    def shorten(tensors):
+        base = a_pair(tensors)
+        for ending in (".trellis_codes", ".trellis_meta"):
+            tensors[base + ending] = tensors[base + ending][:-1].clone()
+
+    change(folder, shorten)
+    with pytest.raises(InputError, match="does not fit") as caught:
+        read(folder)
+    assert "its weight is" in caught.value.why
+
+
 def test_a_plain_tensor_of_another_shape(folder):
     def widen(tensors):
         tensors[NORM] = torch.zeros(3)

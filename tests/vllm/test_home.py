@@ -94,6 +94,14 @@ def test_parts_keep_formats_of_their_own_or_stay_plain(tmp_path):
     assert torch.equal(found[2], v)
 
 
+def test_parts_that_are_in_one_tensor_on_disk(tmp_path):
+    home, parameter = joined_home()
+    rows, truth = source(tmp_path, (14, COLUMNS))
+    parameter.data.copy_(rows)
+    for part, wanted in zip(home.finished(), truth.split((6, 4, 4)), strict=True):
+        assert torch.equal(decoded(part), wanted)
+
+
 def test_columns_of_a_rank(tmp_path):
     rows, truth = source(tmp_path, (7, 2 * COLUMNS), Tq(bits=3))
     for rank in range(2):
