@@ -35,7 +35,7 @@ class FakeRepository:
 class FakeHub:
     """`tokens` may read private and gated repositories. `faults` counts down: {"cut short": 2} spoils two reads."""
 
-    def __init__(self) -> None:
+    def __init__(self, handler: "type[Handler] | None" = None) -> None:
         self.repositories: dict[str, FakeRepository] = {}
         self.tokens: set[str] = set()
         self.faults: Counter[str] = Counter()
@@ -44,8 +44,8 @@ class FakeHub:
         self.redirects = False
         self.tokens_seen_elsewhere: list[str] = []
         self.requests: list[tuple[str, str, str]] = []
-        handler = type("Handler", (_Handler,), {"hub": self})
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        bound = type("Handler", (handler or Handler,), {"hub": self})
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), bound)
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
 
     def __enter__(self):
@@ -64,7 +64,7 @@ class FakeHub:
         return None
 
 
-class _Handler(BaseHTTPRequestHandler):
+class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     hub: FakeHub
 
@@ -75,10 +75,12 @@ class _Handler(BaseHTTPRequestHandler):
         self.do_GET()
 
     def do_GET(self):
-        path = unquote(urlparse(self.path).path)
+        quoted = urlparse(self.path).path
+        path = unquote(quoted)
         self.hub.requests.append((self.command, path, self.headers.get("range", "")))
-        if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/(revision|tree)/([^/]+)(?:/.*)?)?", path):
-            return self._list(match[1], match[2], match[3] or "main")
+        # Branches such as refs/pr/1 come with their slashes quoted.
+        if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/(revision|tree)/([^/]+)(?:/.*)?)?", quoted):
+            return self._list(match[1], match[2], unquote(match[3] or "main"))
         if match := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
             return self._resolve(match[1], match[2], match[3])
         if match := re.fullmatch(r"/elsewhere/([0-9a-f]{64})", path):
@@ -103,7 +105,9 @@ class _Handler(BaseHTTPRequestHandler):
         if kind == "tree":
             return self._send(200, json.dumps([_tree_entry(name, data) for name, data in files.items()]).encode())
         siblings = [_sibling(name, data) for name, data in files.items()]
-        return self._send(200, json.dumps({"id": name, "sha": sha, "siblings": siblings, "tags": []}).encode())
+        private = self.hub.repositories[name].private
+        answer = {"id": name, "sha": sha, "private": private, "siblings": siblings, "tags": []}
+        return self._send(200, json.dumps(answer).encode())
 
     def _resolve(self, name, revision, file):
         found = self._revision(name, revision, metadata=False)
@@ -186,15 +190,24 @@ def _sha256(data):
     return hashlib.sha256(data).hexdigest()
 
 
+def git_hash(data):
+    return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+
+
+def is_large(name):
+    """Whether the Hub keeps a file outside of git."""
+    return name.endswith(".safetensors")
+
+
 def _sibling(name, data):
-    entry = {"rfilename": name, "size": len(data), "blobId": hashlib.sha1(data).hexdigest()}
-    if name.endswith(".safetensors"):
+    entry = {"rfilename": name, "size": len(data), "blobId": git_hash(data)}
+    if is_large(name):
         entry["lfs"] = {"sha256": _sha256(data), "size": len(data), "pointerSize": 134}
     return entry
 
 
 def _tree_entry(name, data):
-    entry = {"type": "file", "path": name, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}
-    if name.endswith(".safetensors"):
+    entry = {"type": "file", "path": name, "size": len(data), "oid": git_hash(data)}
+    if is_large(name):
         entry["lfs"] = {"oid": _sha256(data), "size": len(data), "pointerSize": 134}
     return entry

@@ -8,6 +8,7 @@ import typer
 
 from tqcli.cli.convert import convert_command
 from tqcli.cli.inspect import inspect_command
+from tqcli.cli.push import push_command
 from tqcli.cli.serve import serve_command
 from tqcli.version import __version__
 
@@ -22,6 +23,7 @@ app = typer.Typer(
 app.command("convert", no_args_is_help=True)(convert_command)
 app.command("inspect", no_args_is_help=True)(inspect_command)
 app.command("serve", no_args_is_help=True)(serve_command)
+app.command("push", no_args_is_help=True)(push_command)
 
 
 def _show_version(wanted: bool) -> None:
