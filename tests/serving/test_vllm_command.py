@@ -79,6 +79,14 @@ def test_no_caches_at_all(kv, device):
     assert f"`--kv {kv}`" in refusal(kv=kv, device=device)
 
 
+def test_packed_experts_are_run_eagerly_on_gpus():
+    packed = subject(GEMMA, "native")
+    assert arguments(packed)[-1] == "--enforce-eager"
+    assert arguments(packed, flags=("--enforce-eager",)).count("--enforce-eager") == 1
+    for of, device in ((packed, "cpu"), (subject(GEMMA), "cuda"), (subject(layout="native"), "cuda")):
+        assert "--enforce-eager" not in arguments(of, device)
+
+
 def test_activations_of_packed_weights_on_cpus():
     packed = subject(layout="native")
     wanted = replace(WANTED, activations="int8", api_key="secret")

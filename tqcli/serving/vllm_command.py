@@ -17,6 +17,8 @@ from tqcli.serving.subject import Subject
 from tqcli.serving.vllm_flags import check_flags
 
 _KEY = "VLLM_API_KEY"
+_EAGER = "--enforce-eager"
+_EXPERT_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts")
 _PLUGIN, _PLUGINS = "tq", "VLLM_PLUGINS"
 _ACTIVATIONS = "TQ_ACTIVATIONS"
 
@@ -73,6 +75,7 @@ def vllm_command(
     arguments += cache.arguments
     if wanted.offload_experts is not None:
         arguments += offload_arguments(subject, wanted.offload_experts, choice.device)
+    arguments += _eager(subject, wanted, choice.device)
     key = {} if wanted.api_key is None else {_KEY: wanted.api_key}
     environment = {**key, **cache.environment, **_activations(subject, wanted, choice.device)}
     if subject.is_packed or cache.environment:
@@ -85,6 +88,17 @@ def _cache(subject: Subject, kv: str, device: str) -> Start:
     if reason:
         raise InputError(f"vLLM cannot serve this model with `--kv {kv}`", why=reason, fix="--kv fp8 or none")
     return start(kv, device)
+
+
+def _eager(subject: Subject, wanted: Wanted, device: str) -> tuple[str, ...]:
+    """Packed experts are decoded by what tokens chose, which CUDA graphs cannot record; the plug-in refuses them."""
+    is_needed = subject.is_packed and device == "cuda" and _experts(subject.text_config) > 0
+    return (_EAGER,) if is_needed and _EAGER not in wanted.flags else ()
+
+
+def _experts(config: Mapping[str, Any]) -> int:
+    found = next((config[key] for key in _EXPERT_COUNTS if key in config), 0)
+    return found if isinstance(found, int) else 0
 
 
 def _activations(subject: Subject, wanted: Wanted, device: str) -> Mapping[str, str]:
@@ -113,10 +127,7 @@ def _check_plugin(inherited: Mapping[str, str]) -> None:
 def _check_model(subject: Subject, device: str) -> None:
     """Compressed experts that vLLM has no CPU kernel for: it would end with a traceback after loading."""
     config = subject.text_config
-    experts = next(
-        (config[key] for key in ("num_experts", "num_local_experts", "n_routed_experts") if key in config), 0
-    )
-    if device != "cpu" or subject.layout != "compressed_tensors" or not experts:
+    if device != "cpu" or subject.layout != "compressed_tensors" or not _experts(config):
         return
     activation = str(config.get("hidden_activation") or config.get("hidden_act") or "silu")
     why = ""
