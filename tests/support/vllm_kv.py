@@ -36,16 +36,20 @@ def save_qwen3(folder: Path) -> None:
     _save(Qwen3ForCausalLM(config), folder)
 
 
-def save_gemma4(folder: Path, head_size: int, global_head_size: int) -> None:
-    """Sliding windows and, with keys that are values and fewer heads of another size, full layers."""
+def save_gemma4(folder: Path, head_size: int, global_head_size: int, shared_layers: int = 0) -> None:
+    """Sliding windows and, with keys that are values and fewer heads of another size, full layers.
+
+    shared_layers: so many of the last read the cache of those before them, and the above is not so.
+    """
     from transformers import Gemma4ForCausalLM, Gemma4TextConfig
 
     config = Gemma4TextConfig(
         vocab_size_per_layer_input=tiny_models.VOCABULARY, hidden_size=128, intermediate_size=160, num_hidden_layers=6,
         layer_types=["sliding_attention", "sliding_attention", "full_attention"] * 2, num_attention_heads=4,
-        num_key_value_heads=2, head_dim=head_size, global_head_dim=global_head_size, num_global_key_value_heads=1,
-        attention_k_eq_v=True, hidden_size_per_layer_input=0, sliding_window=64, final_logit_softcapping=30.0,
-        tie_word_embeddings=True, **_BASE,
+        num_key_value_heads=2, head_dim=head_size, global_head_dim=global_head_size,
+        num_global_key_value_heads=None if shared_layers else 1, attention_k_eq_v=not shared_layers,
+        num_kv_shared_layers=shared_layers, hidden_size_per_layer_input=32 if shared_layers else 0, sliding_window=64,
+        final_logit_softcapping=30.0, tie_word_embeddings=True, **_BASE,
     )  # fmt: skip
     _save(Gemma4ForCausalLM(config), folder)
 

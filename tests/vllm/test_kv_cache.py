@@ -2,7 +2,8 @@
 
 To the last bit, logprobs included: what is unpacked is the same, and vLLM's own kernel attends to it. Prompts come in
 chunks of 64 tokens, in a cache so small that sequences are put off and begun anew, and once more with their beginnings
-in the prefix cache; what is unpacked at a time is the least that can be.
+in the prefix cache; what is unpacked at a time is the least that can be. Models are such that blocks hold as many
+tokens in both caches: otherwise other sequences would be computed together, and matrix products round otherwise.
 """
 
 import pytest
@@ -21,7 +22,7 @@ OPTIONS = {"max_model_len": 448, "max_num_batched_tokens": 64, "max_num_seqs": 4
 
 
 def saved(folder, name):
-    sizes = {"gemma4": (256, 512), "gemma4_padded": (64, 128)}
+    sizes = {"gemma4": (256, 512), "gemma4_padded": (64, 128), "gemma4_shared": (256, 512, 3)}
     if name in sizes:
         vllm_kv.save_gemma4(folder, *sizes[name])
     else:
@@ -29,7 +30,7 @@ def saved(folder, name):
     return folder
 
 
-# The last has pages that do not divide each other, and are filled up.
+# The padded one has pages that do not divide each other; half the layers of the shared one read another's cache.
 @pytest.mark.parametrize(
     ("model", "kv", "dtype", "blocks"),
     [
@@ -37,6 +38,7 @@ def saved(folder, name):
         ("qwen3", "k8v2", "bfloat16", 17),
         ("gemma4", "k3v4", "float32", 28),
         ("gemma4_padded", "k5v6", "bfloat16", 28),
+        ("gemma4_shared", "k4v4", "float16", 28),
     ],
 )
 def test_answers_are_those_of_packed_and_unpacked_keys_and_values(model, kv, dtype, blocks, tmp_path):
