@@ -13,7 +13,7 @@ import torch
 from support import tiny_models
 
 ROOT = Path(__file__).resolve().parents[2]
-VLLM = ROOT / ".venv-vllm" / "bin" / "python"
+VLLM = ROOT / os.environ.get("TQ_VLLM_ENV", ".venv-vllm") / "bin" / "python"
 # One thread: the order of sums is then that of the kernel alone.
 ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_CPU_KVCACHE_SPACE": "1", "OMP_NUM_THREADS": "1",
