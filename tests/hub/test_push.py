@@ -1,13 +1,14 @@
 """A folder onto a Hub and again: what is sent, what is removed, what is seen, and nothing of it by halves."""
 
+import hashlib
 import json
 from pathlib import Path
 
 import pytest
+from huggingface_hub import constants
 from support.command import succeed, tq
 from support.fake_hub import FakeRepository
-from support.fake_hub_pushes import converted, copy_of
-from support.fake_hub_writes import writable_hub
+from support.fake_hub_pushes import converted, copy_of, writable_hub
 
 from tqcli.checkpoint.reader import open_checkpoint
 from tqcli.hub.fetch import open_source
@@ -215,3 +216,16 @@ def test_a_dry_run_asks_nobody_and_prints_the_card(hub, out):
     assert f"{shards(out)[0]} " in result.stdout
     assert not hub.requests
     assert not hub.repositories
+
+
+def test_by_xet_as_the_real_hub_has_it(hub, out, tmp_path, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", False)
+    hub.xet_folder = tmp_path / "store"
+    hub.xet_folder.mkdir()
+    # Xet's folder does not tell the Hub what it has got.
+    hub.store = {hashlib.sha256(data).hexdigest(): data for data in local(out).values()}
+    succeed("push", out, "me/name")
+    assert remote(hub) == local(out)
+    assert not hub.uploads
+    stored = sum(path.stat().st_size for path in hub.xet_folder.rglob("*") if path.is_file())
+    assert stored > sum((out / name).stat().st_size for name in shards(out)) // 2

@@ -1,11 +1,16 @@
-"""Folders to push: converted once, with a source's card, and copied for each test."""
+"""Folders to push, converted once and copied for each test, and a Hub to push them to."""
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+from huggingface_hub import constants
 from support import checkpoints
 from support.command import succeed
+from support.fake_hub_writes import FakeWritableHub
 
 CARD = "---\nlicense: apache-2.0\nlanguage: en\n---\n# The original\n"
 
@@ -28,3 +33,21 @@ def name_original(folder: Path, base: str) -> None:
 def copy_of(folder: Path, to: Path) -> Path:
     shutil.copytree(folder, to)
     return to
+
+
+@contextmanager
+def writable_hub(folder: Path, token: str | None = "hf_good") -> Iterator[FakeWritableHub]:
+    """One that huggingface_hub talks to, logged in as `me` by `token`, without waiting between retries."""
+    with FakeWritableHub() as hub, pytest.MonkeyPatch.context() as patch:
+        for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_HUB_OFFLINE"):
+            patch.delenv(name, raising=False)
+        if token:
+            patch.setenv("HF_TOKEN", token)
+        hub.add_user("me", "hf_good")
+        patch.setattr(constants, "ENDPOINT", hub.url)
+        patch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + "/{repo_id}/resolve/{revision}/{filename}")
+        patch.setattr(constants, "HF_HUB_CACHE", str(folder / "cache"))
+        patch.setattr(constants, "HF_TOKEN_PATH", str(folder / "token"))
+        patch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        patch.setattr("tqcli.hub.failures.time.sleep", lambda seconds: None)
+        yield hub

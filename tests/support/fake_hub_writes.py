@@ -4,14 +4,11 @@ import base64
 import hashlib
 import json
 import re
+import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlparse
 
-import pytest
-from huggingface_hub import constants
 from support.fake_hub import FakeHub, FakeRepository, Handler, git_hash, is_large
 
 
@@ -34,6 +31,7 @@ class FakeWritableHub(FakeHub):
         self.store: dict[str, bytes] = {}
         self.uploads: Counter[str] = Counter()
         self.commits: list[dict] = []
+        self.xet_folder: Path | None = None
 
     def add_user(self, name: str, token: str, role: str = "write") -> None:
         self.users[token] = name
@@ -44,33 +42,19 @@ class FakeWritableHub(FakeHub):
         return self.repositories[name].at(revision)[1]
 
 
-@contextmanager
-def writable_hub(folder: Path, token: str | None = "hf_good") -> Iterator[FakeWritableHub]:
-    """One that huggingface_hub talks to, logged in as `me` by `token`, without waiting between retries."""
-    with FakeWritableHub() as hub, pytest.MonkeyPatch.context() as patch:
-        for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_HUB_OFFLINE"):
-            patch.delenv(name, raising=False)
-        if token:
-            patch.setenv("HF_TOKEN", token)
-        hub.add_user("me", "hf_good")
-        patch.setattr(constants, "ENDPOINT", hub.url)
-        patch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + "/{repo_id}/resolve/{revision}/{filename}")
-        patch.setattr(constants, "HF_HUB_CACHE", str(folder / "cache"))
-        patch.setattr(constants, "HF_TOKEN_PATH", str(folder / "token"))
-        patch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-        patch.setattr("tqcli.hub.failures.time.sleep", lambda seconds: None)
-        yield hub
-
-
 class WritingHandler(Handler):
     hub: FakeWritableHub
 
     def do_GET(self):  # noqa: N802  # named by the base class's base
+        if self._take(f"hang up on {self.command}"):
+            return self._hang_up()
+        if self._fails():
+            return self._note()
+        if "/xet-write-token/" in self.path and self.hub.xet_folder:
+            return self._xet_token()
         if urlparse(self.path).path != "/api/whoami-v2":
             return super().do_GET()
         self._note()
-        if self._fails():
-            return None
         user = self._user()
         if user is None:
             return self._refuse(401, "Invalid username or password.")
@@ -100,6 +84,13 @@ class WritingHandler(Handler):
         self.hub.store[digest] = body
         self.hub.uploads[digest] += 1
         return self._send(200, b"", {"etag": digest})
+
+    def _xet_token(self):
+        """hf_xet knows folders as stores, for tests; what it writes there it does not tell the Hub."""
+        self._note()
+        expires, store = int(time.time()) + 3600, f"local://{self.hub.xet_folder}"
+        headers = {"x-xet-cas-url": store, "x-xet-access-token": "t", "x-xet-token-expiration": str(expires)}
+        self._send(200, json.dumps({"casUrl": store, "exp": expires, "accessToken": "t"}).encode(), headers)
 
     def _create(self, asked):
         user = self._user()
@@ -155,7 +146,9 @@ class WritingHandler(Handler):
                {"actions": upload | {"upload": {"href": f"{self.hub.url}/upload/{one['oid']}"}}})
             for one in asked["objects"]
         ]  # fmt: skip
-        return self._json({"transfer": "basic", "objects": objects})
+        # huggingface_hub 1.x asks which way to take; 2.x takes Xet's where it is installed.
+        by_xet = self.hub.xet_folder is not None and "xet" in asked.get("transfers", ())
+        return self._json({"transfer": "xet" if by_xet else "basic", "objects": objects})
 
     def _commit(self, name, repository, revision, lines, asks):
         self.hub.before_commit()

@@ -70,9 +70,10 @@ def _push(
 
     subject = _open(folder)
     account = "" if dry_run else sign_in(destination.repository)
-    _verify(out, subject.checkpoint, workers)
     original = base_of(subject.contents.record, base, destination.repository)
     source = _source(out, subject, original, licence)
+    # What takes long comes after all that can be refused at once.
+    _verify(out, subject.checkpoint, workers)
     files = _files(out, subject, destination, original, source)
     if dry_run:
         _print_dry_run(out, files, destination)

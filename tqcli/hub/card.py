@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import yaml  # type: ignore[import-untyped]  # huggingface_hub depends on it
 from huggingface_hub import ModelCardData
 
 from tqcli.documents import recipe_toml
@@ -122,7 +123,9 @@ def _metadata(facts: Facts) -> str:
         "tags": ["tqcli", *formats],
         **source.gating,
     }
-    return str(ModelCardData(**given).to_yaml())
+    # Its own `to_yaml` cuts what looks like space from the end, which may be somebody's words.
+    text: str = yaml.safe_dump(ModelCardData(**given).to_dict(), sort_keys=False, allow_unicode=True)
+    return text.removesuffix("\n")
 
 
 def _introduction(facts: Facts) -> str:
@@ -185,7 +188,7 @@ def _recipe(record: Mapping[str, Any]) -> str:
         return ""
     try:
         text = recipe_toml(recipe).decode().strip()
-    except (AttributeError, TypeError, RecursionError) as error:
+    except (AttributeError, TypeError, ValueError, RecursionError) as error:
         raise InputError("the recipe in `tq_config.json` is damaged", why=str(error)[:200]) from error
     if len(text) > _MAX_RECIPE:
         raise InputError("the recipe in `tq_config.json` is too long", why=f"over {_MAX_RECIPE} characters")

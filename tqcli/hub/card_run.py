@@ -1,6 +1,7 @@
 """How a pushed checkpoint is run, by the layout of its folder: a section of its model card.
 
-Only loaders that are held by tests against them are named. Left out: what they need of a machine.
+Only loaders that tests have loaded such folders with are named, and nothing is claimed of these very weights. Left
+out: what they need of a machine.
 """
 
 from collections.abc import Callable, Mapping
@@ -8,6 +9,7 @@ from collections.abc import Callable, Mapping
 from tqcli.hub.card_text import fence
 
 _INSTALL = "pip install tqcli"
+_UNTRIED = "What follows is the format's; it was tried with these very weights only where a row below says so."
 
 _TRANSFORMERS = """import tqcli  # teaches transformers this format; without it the checkpoint refuses to load
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -25,7 +27,7 @@ def how_to_run(layout: str, repository: str, revision: str) -> str:
 
     Raises KeyError for a layout that has no such text.
     """
-    return "\n\n".join(_TEXTS[layout](repository, revision))
+    return "\n\n".join([_UNTRIED, *_TEXTS[layout](repository, revision)])
 
 
 def _native(name: str, revision: str) -> list[str]:
@@ -41,7 +43,7 @@ def _compressed_tensors(name: str, revision: str) -> list[str]:
     return [
         *_python(_TRANSFORMERS.replace("; without it the checkpoint refuses to load", ""), name, revision),
         *_serve(name, revision),
-        "vLLM reads the format by itself:",
+        "vLLM, which has a loader of its own for this format:",
         fence(f"vllm serve {name}{_flag(revision)}", "sh"),
     ]
 

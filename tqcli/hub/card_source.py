@@ -92,7 +92,7 @@ def with_licence(card: SourceCard, said: str | None) -> SourceCard:
     """
     if said is None and not card.licence:
         raise InputError("the licence of these weights is not known", why="no source's card says it", fix=_LICENCE_FIX)
-    if said is None or said == card.licence:
+    if said is None or (said and said == card.licence):
         return card
     if not _is_identifier(said):
         raise InputError(f"`{said[:80]}` is no licence identifier", fix="such as `apache-2.0`, `gemma` or `other`")

@@ -33,7 +33,7 @@ Uploaded = Callable[[PushedFile, int, int], None]
 _MAIN = "main"
 _REQUEST_WAITS = (1.0, 2.0)
 # Smaller ones travel inside the commit.
-_UPLOADED_ALONE = 1 << 20
+_SENT_ALONE = 1 << 20
 _BRANCH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(?:/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _PULL_REQUEST = re.compile(r"refs/pr/[0-9]{1,9}")
@@ -116,11 +116,10 @@ def upload(target: Target, changes: Changes, message: str, progress: Uploaded) -
     additions = [CommitOperationAdd(file.name, _content(file)) for file in changes.upload]
     deletions = [CommitOperationDelete(name, is_folder=False) for name in changes.removed]
     with push_errors(destination.repository, destination.revision), quiet_library():
-        for number, (file, addition) in enumerate(zip(changes.upload, additions, strict=True), 1):
-            if file.size >= _UPLOADED_ALONE or file.name.endswith(".safetensors"):
-                send = partial(api.preupload_lfs_files, destination.repository, [addition], free_memory=False, **where)
-                progress(file, number, len(additions))
-                unwrapped(send)
+        alone = [pair for pair in zip(changes.upload, additions, strict=True) if _is_sent_alone(pair[0])]
+        for number, (file, addition) in enumerate(alone, 1):
+            progress(file, number, len(alone))
+            unwrapped(partial(api.preupload_lfs_files, destination.repository, [addition], free_memory=False, **where))
         with warnings.catch_warnings(record=True) as remarks:
             warnings.simplefilter("always")
             # Its text is the Hub's: shown by whoever prints, made safe.
@@ -163,6 +162,10 @@ def quiet_library() -> Iterator[None]:
 
 def _api() -> HfApi:
     return HfApi(library_name="tqcli")
+
+
+def _is_sent_alone(file: PushedFile) -> bool:
+    return file.size >= _SENT_ALONE or file.name.endswith(".safetensors")
 
 
 def _content(file: PushedFile) -> str | bytes:
