@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from tqcli.runtime.vllm.cores import listed_cores
+from tqcli.runtime.vllm.cores import let_threads_sleep, listed_cores
 
 PROGRAM = """
 import os, threading, torch
@@ -33,6 +33,19 @@ print(len(before), sorted(found[0]))
 )
 def test_cores_are_those_that_openmp_was_told(environment, cores):
     assert listed_cores(environment) == cores
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ({}, {"GOMP_SPINCOUNT": "0"}),
+        ({"GOMP_SPINCOUNT": "5"}, {"GOMP_SPINCOUNT": "5"}),
+        ({"OMP_WAIT_POLICY": "active"}, {"OMP_WAIT_POLICY": "active"}),
+    ],
+)
+def test_openmp_waits_as_the_user_says(before, after):
+    let_threads_sleep(before)
+    assert before == after
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ out to be plain becomes vLLM's own plain layer once it is loaded. So no list of 
 checkpoint's names to vLLM's.
 """
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,6 +19,7 @@ from vllm.platforms import current_platform
 
 from tqcli.errors import InputError
 from tqcli.formats.native import QUANT_METHOD
+from tqcli.runtime.vllm.cores import let_threads_sleep
 from tqcli.runtime.vllm.embedding import PackedEmbeddingMethod
 from tqcli.runtime.vllm.experts import PackedExpertsMethod
 from tqcli.runtime.vllm.linear import PackedLinearMethod
@@ -37,6 +39,9 @@ class TqQuantization(QuantizationConfig):  # type: ignore[misc]
         if not (current_platform.is_cpu() or current_platform.is_cuda()):
             why = f"this is `{current_platform.device_name}`"
             raise InputError("packed checkpoints run on CPU and CUDA in vLLM", why=why, fix="tq serve --engine cpu")
+        if current_platform.is_cpu() and self.settings.activations != "float":
+            # The first of these is made before vLLM begins the processes that compute.
+            let_threads_sleep(os.environ)
 
     def get_name(self) -> str:
         """As in config.json."""

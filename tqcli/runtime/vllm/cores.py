@@ -1,4 +1,7 @@
-"""On which cores the kernels' own threads run.
+"""The kernels' own threads beside those of OpenMP, by which torch computes.
+
+OpenMP's threads stay awake for some milliseconds after each operation, waiting for the next, and take the cores from
+the products in between. vLLM does not let their number be changed, so they are told to sleep at once.
 
 vLLM has OpenMP pin its threads, where Intel's or GNU's library is preloaded each to one core: the thread that runs the
 model too. Threads that the kernels begin inherit that core, and all of them would share it. So the thread that runs the
@@ -7,11 +10,19 @@ model may use every core of its rank again. Left out: machines without Linux' ca
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 
 # What vLLM sets in the process of a rank; all of them list cores.
 _LISTS = ("GOMP_CPU_AFFINITY", "KMP_AFFINITY", "OMP_PLACES")
 _CORES = re.compile(r"(\d+)(?:-(\d+))?")
+# GNU's and everybody's word for how threads wait. Read when the library is loaded: by processes that begin later.
+_SPIN, _POLICY = "GOMP_SPINCOUNT", "OMP_WAIT_POLICY"
+
+
+def let_threads_sleep(environment: MutableMapping[str, str]) -> None:
+    """Have OpenMP's threads of processes that begin with this environment sleep, unless it says how they wait."""
+    if not environment.get(_POLICY):
+        environment.setdefault(_SPIN, "0")
 
 
 def unpin() -> None:
