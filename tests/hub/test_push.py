@@ -6,12 +6,14 @@ from pathlib import Path
 
 import pytest
 from huggingface_hub import constants
+from huggingface_hub.utils import are_progress_bars_disabled, logging
 from support.command import succeed, tq
 from support.fake_hub import FakeRepository
 from support.fake_hub_pushes import converted, copy_of, writable_hub
 
 from tqcli.checkpoint.reader import open_checkpoint
 from tqcli.hub.fetch import open_source
+from tqcli.hub.push import quiet_library
 
 
 @pytest.fixture(scope="module")
@@ -208,6 +210,14 @@ def test_what_the_hub_remarks_reaches_the_terminal_without_escapes(hub, out):
     assert r"note: the Hub remarks: Warnings while validating metadata in README.md:\n- a remark\x1b[31m" in (
         succeed("push", out, "me/name").stderr
     )
+
+
+def test_the_library_is_as_noisy_afterwards_as_before():
+    with quiet_library():
+        assert are_progress_bars_disabled()
+        assert logging.get_verbosity() == logging.ERROR
+    assert not are_progress_bars_disabled()
+    assert logging.get_verbosity() == logging.WARNING
 
 
 def test_a_dry_run_asks_nobody_and_prints_the_card(hub, out):

@@ -11,7 +11,7 @@ from support.command import succeed
 
 from tqcli.checkpoint.reader import open_checkpoint
 from tqcli.checkpoint.storage import LocalFolder
-from tqcli.errors import InputError
+from tqcli.errors import InputError, MachineError
 from tqcli.hub.push import Destination, check_destination
 from tqcli.hub.push_files import RemoteFile, changes, hashed, is_same, made, select_files
 
@@ -38,6 +38,15 @@ def test_hashes_are_git_s_and_sha256(tmp_path):
     assert not is_same(file, RemoteFile(file.size + 1, file.sha256))
     assert not is_same(file, RemoteFile(file.size, "0" * 64))
     assert not is_same(file, None)
+
+
+def test_a_file_that_was_written_since_it_was_listed(tmp_path):
+    (tmp_path / "a").write_bytes(b"verified")
+    folder = LocalFolder(tmp_path)
+    assert folder.read("a", 0, 8) == b"verified"
+    (tmp_path / "a").write_bytes(b"changed!")
+    with pytest.raises(MachineError, match="changed while"):
+        hashed(folder, ["a"])
 
 
 def test_stale_files_of_ours_go_and_nothing_else():

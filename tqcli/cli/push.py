@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tqcli.hub.push_files import Changes, PushedFile
     from tqcli.readers.find import Contents
 
-_KEPT = "nothing was published; what was uploaded is kept, the same command goes on from there"
+_KEPT = "what was uploaded is kept; the same command goes on from there"
 
 
 def push_command(

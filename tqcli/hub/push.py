@@ -75,11 +75,12 @@ def sign_in(repository: str) -> str:
     """The name of the account that the token of this machine is of. Raises MachineError where there is none."""
     with push_errors(repository), quiet_library():
         account = with_retries(_api().whoami, _REQUEST_WAITS)
-    token = account.get("auth", {}).get("accessToken", {})
-    if isinstance(token, dict) and token.get("role") == "read":
+    if not isinstance(account, dict) or not isinstance(account.get("name"), str):
+        raise MachineError("the Hub does not say whose the token is")
+    if _role(account) == "read":
         fix = "run `hf auth login` with a token that may write, or set HF_TOKEN"
         raise MachineError(f"this login may not write to `{repository}`", why="its token may only read", fix=fix)
-    return str(account.get("name"))[:100]
+    return str(account["name"])[:100]
 
 
 def open_target(destination: Destination) -> Target:
@@ -166,6 +167,14 @@ def _api() -> HfApi:
 
 def _is_sent_alone(file: PushedFile) -> bool:
     return file.size >= _SENT_ALONE or file.name.endswith(".safetensors")
+
+
+def _role(account: dict[str, Any]) -> object:
+    """`read`, `write` or `fineGrained`; None where it is not told."""
+    said: Any = account
+    for key in ("auth", "accessToken", "role"):
+        said = said.get(key) if isinstance(said, dict) else None
+    return said
 
 
 def _content(file: PushedFile) -> str | bytes:

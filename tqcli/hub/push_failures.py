@@ -15,7 +15,10 @@ from tqcli.hub.failures import AnswerError, NetworkError, explain, status_of
 Result = TypeVar("Result")
 
 # Some of the library's errors have no base in common, and some exist in one of its versions only.
-_LIBRARY = tuple(one for one in vars(errors).values() if isinstance(one, type) and issubclass(one, Exception))
+_LIBRARY: tuple[type[Exception], ...] = tuple(
+    one for one in vars(errors).values() if isinstance(one, type) and issubclass(one, Exception)
+)
+_FAILURES: tuple[type[Exception], ...] = (AnswerError, NetworkError, OSError, ValueError, RuntimeError, *_LIBRARY)
 
 _LOGIN = "run `hf auth login` with a token that may write, or set HF_TOKEN"
 _AGAIN = "run the command again: it goes on, what was uploaded is not sent twice"
@@ -28,7 +31,7 @@ def push_errors(repository: str, revision: str = "main") -> Iterator[None]:
         yield
     except TqError:
         raise
-    except (AnswerError, NetworkError, OSError, ValueError, RuntimeError, *_LIBRARY) as error:
+    except _FAILURES as error:
         raise explain_push(error, repository, revision) from error
 
 

@@ -145,8 +145,9 @@ def _hashed(folder: LocalFolder, name: str) -> PushedFile:
         whole.update(chunk)
         git.update(chunk)
     path = folder.path / name
-    if not path.is_file() or path.stat().st_size != size:
-        raise MachineError(f"`{name}` changed while it was read")
+    # The listing is older than the verification, so this holds of both.
+    if not path.is_file() or f"{(now := path.stat()).st_size}-{now.st_mtime_ns}" != folder.fingerprint(name):
+        raise MachineError(f"`{name}` changed while it was read", fix="run the command again when nothing writes there")
     return PushedFile(name, path, size, whole.hexdigest(), git.hexdigest())
 
 
