@@ -1,4 +1,7 @@
-"""What a layer has once its weight is whole: parameters of codes and scales, and what they mean as text."""
+"""What a layer has once its weight is whole: parameters of codes and scales, and what they mean as text.
+
+Left out: experts, whose parts have names (`experts`).
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -19,11 +22,10 @@ def register_parts(layer: Any, parts: Sequence[Finished]) -> None:
     """
     specs = []
     for number, part in enumerate(_merged(parts)):
-        packed = isinstance(part, Packed)
         tensors = (part.codes, part.scales) if isinstance(part, Packed) else (part,)
         for name, tensor in zip(("codes", "scales"), tensors, strict=False):
             layer.register_parameter(f"tq_{name}_{number}", nn.Parameter(tensor, requires_grad=False))
-        specs.append(part.spec.text if isinstance(part, Packed) and packed else "")
+        specs.append(part.spec.text if isinstance(part, Packed) else "")
     layer.tq_specs = tuple(specs)
     old = layer.weight
     layer.weight = nn.Parameter(torch.empty(0, dtype=old.dtype, device=old.device), requires_grad=False)

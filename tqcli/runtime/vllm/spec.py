@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import torch
 from pydantic import TypeAdapter
@@ -57,8 +56,3 @@ def joined(first: Packed, second: Packed) -> Packed | None:
         return None
     codes, scales = (torch.cat(pair) for pair in ((first.codes, second.codes), (first.scales, second.scales)))
     return Packed(codes, scales, first.spec)
-
-
-def same(one: Any, other: Any) -> bool:
-    """Whether two parts mean the same."""
-    return isinstance(one, Packed) and isinstance(other, Packed) and one.spec == other.spec
