@@ -12,10 +12,11 @@ from support.fake_hub_pushes import CARD, converted, copy_of, name_original
 from tqcli.checkpoint.reader import open_checkpoint
 from tqcli.checkpoint.storage import LocalFolder
 from tqcli.hub.card import Facts, model_card
+from tqcli.hub.card_run import how_to_run
 from tqcli.hub.card_source import SourceCard
 from tqcli.hub.results import RESULTS_NAME, Measured, fingerprint
 from tqcli.inspection import summarize
-from tqcli.readers.find import read
+from tqcli.readers.find import known, read
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +105,22 @@ def test_how_to_run_each_layout(made, tmp_path, recipe, says, library):
     assert "import tqcli" in text
     assert "tq serve me/name" in text
     assert head(text)["library_name"] == library
+
+
+def test_every_layout_that_is_read_has_its_text():
+    for layout in known():
+        assert "tqcli" in how_to_run(layout, "me/name", "")
+
+
+def test_a_folder_that_tq_did_not_write(made, tmp_path):
+    out = tmp_path / "other"
+    succeed("convert", made.parent / "model", out, "--recipe", "mlx-4bit", "--format", "quiet")
+    for name in ("tq_config.json", "tq_recipe.toml"):
+        (out / name).unlink()
+    text = card(out, "--base", "org/model")
+    assert "Its recipe is not recorded." in text
+    assert "| converted by | `a program that left no name` |" in text
+    assert "`files:" in text
 
 
 def test_not_measured(out):

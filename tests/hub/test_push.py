@@ -207,7 +207,7 @@ def test_for_machines(hub, out):
 
 
 def test_what_the_hub_remarks_reaches_the_terminal_without_escapes(hub, out):
-    assert r"note: the Hub remarks: Warnings while validating metadata in README.md:\n- a remark\x1b[31m" in (
+    assert r"note: the Hub remarks: Warnings while validating metadata in README.md: - a remark\x1b[31m" in (
         succeed("push", out, "me/name").stderr
     )
 

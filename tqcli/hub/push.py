@@ -135,7 +135,7 @@ def upload(target: Target, changes: Changes, message: str, progress: Uploaded) -
             )
         _check_arrived(api, target, changes, str(commit.oid))
     pull_request = getattr(commit, "pr_url", None)
-    return str(pull_request or page(destination)), [str(one.message)[:500] for one in remarks]
+    return str(pull_request or page(destination)), [_line(one) for one in remarks if one.category is UserWarning]
 
 
 def page(destination: Destination) -> str:
@@ -167,6 +167,10 @@ def _api() -> HfApi:
 
 def _is_sent_alone(file: PushedFile) -> bool:
     return file.size >= _SENT_ALONE or file.name.endswith(".safetensors")
+
+
+def _line(remark: warnings.WarningMessage) -> str:
+    return " ".join(str(remark.message).split())[:500]
 
 
 def _role(account: dict[str, Any]) -> object:
