@@ -73,8 +73,8 @@ def product(
     codes, scales: as the format stores them, C-contiguous, of `matrices` matrices of equal shape, one behind the other.
     activations: (tokens, columns), float32 or, for BF16, uint16. pairs: numbers of matrices and of tokens, two int64
     vectors; row p of the result then is matrix pairs[0][p] times token pairs[1][p], and neighbours of the same matrix
-    share the work of reading it. Without pairs every token meets the only matrix. order: of sums. extensions: False to do without
-    instructions that only some processors of an instruction set have; the result is the same.
+    share the work of reading it. Without pairs every token meets the only matrix. order: of sums. extensions: False to
+    do without instructions that only some processors of an instruction set have; the result is the same.
     A token with NaN or Inf gives NaN. Raises ValueError where shapes, types or memory layouts do not fit.
     """
     if activation_bits not in get_args(ActivationBits):

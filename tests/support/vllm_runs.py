@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,14 +81,16 @@ def _run(
     given = {
         "folder": str(folder), "options": {**usual, **options}, "look": look, "prompts": PROMPTS, "tokens": 16,
     }  # fmt: skip
-    program = folder.parent / "generate.py"
-    program.write_text(_GENERATE)
-    return subprocess.run(
-        [str(VLLM), str(program)],
-        input=json.dumps(given),
-        capture_output=True,
-        text=True,
-        env={**os.environ, **ENVIRONMENT, **(environment or {})},
-        timeout=600,
-        check=False,
-    )
+    # A file, because ranks are started from it again.
+    with tempfile.TemporaryDirectory() as home:
+        program = Path(home, "generate.py")
+        program.write_text(_GENERATE)
+        return subprocess.run(
+            [str(VLLM), str(program)],
+            input=json.dumps(given),
+            capture_output=True,
+            text=True,
+            env={**os.environ, **ENVIRONMENT, **(environment or {})},
+            timeout=600,
+            check=False,
+        )

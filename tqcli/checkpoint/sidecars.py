@@ -14,7 +14,13 @@ CONFIG_NAME = "config.json"
 INDEX_NAME = "model.safetensors.index.json"
 
 _CHUNK_BYTES = 8 << 20
-_OF_ANOTHER_CONVERSION = ("tq_config.json", "tq_recipe.toml", "hlwq_config.json", "polar_config.json")
+_OF_ANOTHER_CONVERSION = (
+    "tq_config.json",
+    "tq_recipe.toml",
+    "tq_results.jsonl",
+    "hlwq_config.json",
+    "polar_config.json",
+)
 _OTHER_WEIGHTS = (
     ".bin",
     ".pt",
