@@ -50,12 +50,12 @@ def test_its_arguments_and_its_exit_status(start):
     out, err = process.communicate(timeout=60)
     assert process.returncode == 7, err
     *shown, last = out.splitlines()
-    assert [line.split()[0] for line in shown] == ["model", "engine", "starts"]
+    assert [line.split()[0] for line in shown] == ["model", "engine", "context", "cache", "memory", "starts"]
     assert "secret" not in "".join(shown)
-    assert shown[2].endswith("VLLM_API_KEY=... vllm serve model --host 127.0.0.1 --port 81 "
-                             "--served-model-name model --enforce-eager -tp 2")  # fmt: skip
+    assert "VLLM_API_KEY=... vllm serve model --host 127.0.0.1 --port 81 " in shown[-1]
+    assert "--served-model-name model --enforce-eager -tp 2 --kv-cache-memory-bytes " in shown[-1]
     told = json.loads(last)
-    assert told["arguments"] == shown[2].partition("vllm ")[2].split()
+    assert told["arguments"] == shown[-1].partition("vllm ")[2].split()
     assert told["key"] == "secret"
     assert told["pid"] == process.pid
 

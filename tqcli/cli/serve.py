@@ -8,13 +8,22 @@ import typer
 
 from tqcli.cli.options import Format, Revision
 from tqcli.cli.out import Out, OutputFormat, command
-from tqcli.cli.serve_report import data_of, own_command, print_budget, print_subject, url_of, warn_open
+from tqcli.cli.serve_report import (
+    data_of,
+    own_command,
+    print_budget,
+    print_subject,
+    print_vllm_memory,
+    url_of,
+    warn_open,
+)
 from tqcli.errors import InputError
 
 if TYPE_CHECKING:
     from tqcli.serving.choice import Choice, Engine
     from tqcli.serving.subject import Subject
     from tqcli.serving.vllm_command import Command, Wanted
+    from tqcli.serving.vllm_memory import VllmMemory
 
 _DEFAULT_WAITING = 64
 _DEFAULT_GRACE = 5.0
@@ -85,7 +94,11 @@ def serve_command(
         wanted = Wanted(host, port, name, kv, api_key, max_model_len, flags, offload_experts, activations)
         if choice.engine is Engine.vllm:
             _check_embedded_only(("--max-waiting", max_waiting), ("--grace", grace))
-            _run_vllm(out, subject, choice, wanted, vllm_command(subject, wanted, choice, os.environ), only_print)
+            started = vllm_command(subject, wanted, choice, os.environ)
+            memory = _plan_vllm(subject, wanted, choice)
+            if memory is not None:
+                started = started.adding(memory.arguments)
+            _run_vllm(out, subject, choice, wanted, started, memory, only_print)
         else:
             _run_embedded(out, subject, choice, wanted, only_print, (max_waiting, grace))
 
@@ -112,8 +125,24 @@ def _check_embedded_only(*given: tuple[str, object]) -> None:
             raise InputError(f"`{flag}` does nothing with vLLM", why="it is of the embedded engine")
 
 
+def _plan_vllm(subject: "Subject", wanted: "Wanted", choice: "Choice") -> "VllmMemory | None":
+    """None for a GPU, whose memory vLLM measures itself, and for another machine."""
+    from tqcli.serving.machine import available_memory
+    from tqcli.serving.vllm_memory import plan_vllm_memory
+
+    if choice.device != "cpu" or not choice.is_here:
+        return None
+    return plan_vllm_memory(subject, wanted, os.environ, available_memory())
+
+
 def _run_vllm(
-    out: Out, subject: "Subject", choice: "Choice", wanted: "Wanted", started: "Command", only_print: bool
+    out: Out,
+    subject: "Subject",
+    choice: "Choice",
+    wanted: "Wanted",
+    started: "Command",
+    memory: "VllmMemory | None",
+    only_print: bool,
 ) -> None:
     from tqcli.serving.offload import run_offloading
 
@@ -121,6 +150,8 @@ def _run_vllm(
     line = "".join(f"{name}={value} " for name, value in started.shown_environment.items()) + shown
     if not only_print:
         print_subject(out, subject, choice)
+        if memory is not None:
+            print_vllm_memory(out, memory, wanted.kv)
         out.line(f"starts   {line}")
         warn_open(out, wanted)
     elif out.human:

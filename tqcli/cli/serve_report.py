@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from tqcli.serving.embedded import Listening
     from tqcli.serving.subject import Subject
     from tqcli.serving.vllm_command import Wanted
+    from tqcli.serving.vllm_memory import VllmMemory
 
 _LOCAL = ("127.0.0.1", "::1", "localhost")
 
@@ -54,6 +55,16 @@ def print_budget(out: Out, budget: "Budget", listening: "Listening") -> None:
         out.note(f"note: the model could take {budget.shortened_from} tokens; their cache does not fit in memory")
     if budget.pages_weights:
         out.note("note: the weights do not fit beside it and are read from disk again and again, which is slow")
+
+
+def print_vllm_memory(out: Out, memory: "VllmMemory", kv: str) -> None:
+    """What vLLM gets on a CPU."""
+    out.line(f"context  {memory.context} tokens, of prompt and answer together")
+    out.line(
+        f"cache    {kv}: {size(memory.bytes_per_token)} a token, {size(memory.cache_bytes)} for one such sequence; "
+        f"{size(memory.room)} for all"
+    )
+    out.line(f"memory   weights {size(memory.weights)} ({size(memory.available)} free)")
 
 
 def warn_open(out: Out, wanted: "Wanted") -> None:

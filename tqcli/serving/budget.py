@@ -48,7 +48,7 @@ def plan_memory(subject: Subject, config: Any, kv: str, max_model_len: int | Non
     own = _own_context(config)
     if max_model_len is not None and own is not None and max_model_len > own:
         raise InputError(f"`--max-model-len {max_model_len}` is too long", why=f"the model was made for {own} tokens")
-    wanted = max_model_len or own or _UNKNOWN_CONTEXT
+    wanted = max_model_len or own_context(config)
     cache = cache_budget(config, kv)
     mapped = subject.nbytes if subject.decoded_bytes == 0 else 0
     room = available - WORKING_BYTES - subject.decoded_bytes
@@ -57,6 +57,11 @@ def plan_memory(subject: Subject, config: Any, kv: str, max_model_len: int | Non
         raise _too_little(subject, cache.nbytes(wanted), wanted, context, available)
     shortened = wanted if context < wanted else None
     return Budget(context, kv, cache, subject.decoded_bytes, mapped, available, shortened)
+
+
+def own_context(config: Any) -> int:
+    """Tokens that the model was made for, or a modest number where nothing tells."""
+    return _own_context(config) or _UNKNOWN_CONTEXT
 
 
 def _own_context(config: Any) -> int | None:

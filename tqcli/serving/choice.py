@@ -23,11 +23,15 @@ class Engine(StrEnum):
 
 @dataclass(frozen=True)
 class Choice:
-    """engine: vllm or cpu, with the reason in a few words. device: what vLLM would run on."""
+    """engine: vllm or cpu, with the reason in a few words. device: what vLLM would run on.
+
+    is_here: False where a command is only printed, for another machine.
+    """
 
     engine: Engine
     why: str
     device: str = "cpu"
+    is_here: bool = True
 
 
 def choose(asked: Engine, subject: Subject, vllm: Vllm | None, *, only_print: bool = False) -> Choice:
@@ -42,7 +46,7 @@ def choose(asked: Engine, subject: Subject, vllm: Vllm | None, *, only_print: bo
         if vllm is None and not only_print:
             fix = f'`pip install "tqcli[vllm]"`, or {_USE_CPU}'
             raise MachineError("vLLM cannot be started", why="it is not installed in this Python", fix=fix)
-        return Choice(Engine.vllm, "asked for", vllm.device if vllm else "cpu")
+        return Choice(Engine.vllm, "asked for", vllm.device if vllm else "cpu", is_here=vllm is not None)
     if asked is Engine.cpu:
         return Choice(Engine.cpu, "asked for")
     if vllm is None:

@@ -8,6 +8,7 @@ from typing import Any
 from tqcli.errors import InputError, MachineError
 from tqcli.serving.budget import Budget, plan_memory
 from tqcli.serving.machine import available_memory
+from tqcli.serving.model_config import transformers_config
 from tqcli.serving.subject import Subject
 
 
@@ -68,19 +69,10 @@ def check_installed() -> None:
 
 def plan(subject: Subject, kv: str, max_model_len: int | None) -> Budget:
     """Raises InputError and MachineError as `plan_memory` does."""
-    from huggingface_hub.errors import StrictDataclassError
-    from transformers import CONFIG_MAPPING
-
-    kind = subject.model_type
-    if kind not in CONFIG_MAPPING:
-        raise InputError(f"the embedded engine cannot serve a `{kind}` model", why="transformers does not know it")
-    # Not from the folder: what an HLWQ folder lacks has been found already.
-    try:
-        config = CONFIG_MAPPING[kind].from_dict(dict(subject.config))
-    except (ValueError, TypeError, StrictDataclassError) as error:
-        raise InputError(
-            f"the `config.json` of `{subject.source}` is refused by transformers", why=str(error)
-        ) from error
+    config = transformers_config(subject)
+    if config is None:
+        what = f"the embedded engine cannot serve a `{subject.model_type}` model"
+        raise InputError(what, why="transformers does not know it")
     return plan_memory(subject, config, kv, max_model_len, available_memory())
 
 

@@ -5,8 +5,8 @@ What our plug-in is to do, it learns from the environment. Left out: what is wro
 """
 
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, get_args
 
 from tqcli.errors import InputError
@@ -49,6 +49,10 @@ class Command:
     def program(self) -> tuple[str, ...]:
         """`vllm` of this very Python."""
         return (sys.executable, "-m", "vllm.entrypoints.cli.main", *self.arguments)
+
+    def adding(self, arguments: Iterable[str]) -> "Command":
+        """With more of them."""
+        return replace(self, arguments=(*self.arguments, *arguments))
 
     @property
     def shown_environment(self) -> Mapping[str, str]:

@@ -21,7 +21,7 @@ _EXECUTOR = "--distributed-executor-backend"
 
 def check_flags(subject: Subject, flags: Sequence[str], kv: str, offload_experts: float | None, device: str) -> None:
     """kv, offload_experts: what tq's own flags say of the same things. Raises InputError."""
-    for name, value in _named(flags):
+    for name, value in named(flags):
         if name in _OWN or name == "--model":
             fix = "name the model first" if name == "--model" else f"{name} before `--`"
             raise InputError(f"`{name}` is one of tq's own", why="it was given after `--`", fix=fix)
@@ -39,7 +39,7 @@ def check_flags(subject: Subject, flags: Sequence[str], kv: str, offload_experts
             _check_machines(name, value)
 
 
-def _named(flags: Sequence[str]) -> Iterator[tuple[str, str]]:
+def named(flags: Sequence[str]) -> Iterator[tuple[str, str]]:
     """(--name, value) of each; the value of what takes none is whatever follows. vLLM takes underscores too."""
     for i, flag in enumerate(flags):
         name, equals, value = flag.partition("=")
