@@ -66,6 +66,11 @@ def generate(folder: Path, *, look: bool = True, environment: dict[str, str] | N
     return Answers(**json.loads(line.removeprefix("FOUND ")))
 
 
+def can_import(module: str) -> bool:
+    """Whether vLLM's environment has it, in working order."""
+    return subprocess.run([str(VLLM), "-c", f"import {module}"], capture_output=True, check=False).returncode == 0
+
+
 def refuse(folder: Path, *, environment: dict[str, str] | None = None, **options: Any) -> str:
     """What vLLM prints when it does not start."""
     done = _run(folder, False, environment, options)
