@@ -24,7 +24,7 @@ from tqcli.plan import Plan
 from tqcli.version import __version__
 
 _WRITTEN = (CONFIG_NAME, INDEX_NAME, HLWQ_CONFIG_NAME, TQ_CONFIG_NAME, RECIPE_NAME, JOURNAL_NAME)
-_SHARD = re.compile(r"model(?:-[0-9]{5}-of-[0-9]{5})?\.safetensors")
+SHARD = re.compile(r"model(?:-[0-9]{5}-of-[0-9]{5})?\.safetensors")
 _ANOTHER = "--overwrite, or another folder"
 _MAX_SHOWN = 60
 
@@ -220,7 +220,7 @@ def _foreign(folder: Path, known: set[str]) -> Iterator[str]:
 
 def _ours(name: str, known: set[str]) -> bool:
     plain = name.removesuffix(PARTIAL_SUFFIX)
-    return bool(known) and (plain in known or _SHARD.fullmatch(plain) is not None)
+    return bool(known) and (plain in known or SHARD.fullmatch(plain) is not None)
 
 
 def _clear(folder: Path, known: set[str]) -> None:

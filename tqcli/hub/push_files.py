@@ -5,7 +5,6 @@ and that this one has no more: shards, index, our own side files. All else stays
 """
 
 import hashlib
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +17,8 @@ from tqcli.formats.hlwq_files import HLWQ_CONFIG_NAME, POLAR_CONFIG_NAME
 from tqcli.formats.native import RECIPE_NAME, TQ_CONFIG_NAME
 from tqcli.hub.card_source import CARD_NAME
 from tqcli.hub.results import RESULTS_NAME
+from tqcli.output_folder import SHARD
 from tqcli.readers.record import read_tq_config
-
-OUR_SHARD = re.compile(r"model(?:-[0-9]{5}-of-[0-9]{5})?\.safetensors")
 
 _DOCUMENTS = (CONFIG_NAME, TQ_CONFIG_NAME, RECIPE_NAME, HLWQ_CONFIG_NAME, POLAR_CONFIG_NAME)
 _OUR_SIDE_FILES = (INDEX_NAME, TQ_CONFIG_NAME, RECIPE_NAME, HLWQ_CONFIG_NAME, RESULTS_NAME)
@@ -100,7 +98,7 @@ def changes(files: Iterable[PushedFile], remote: Mapping[str, RemoteFile], repos
     upload = tuple(file for file in wanted.values() if not is_same(file, remote.get(file.name)))
     replaced = tuple(file.name for file in upload if file.name in remote)
     gone = [name for name in remote if name not in wanted]
-    removed = tuple(name for name in gone if OUR_SHARD.fullmatch(name) or name in _OUR_SIDE_FILES)
+    removed = tuple(name for name in gone if SHARD.fullmatch(name) or name in _OUR_SIDE_FILES)
     _check_foreign([name for name in gone if name not in removed], repository)
     _check_ours([*replaced, *removed], remote, repository)
     return Changes(upload, replaced, removed, len(wanted) - len(upload))
@@ -129,7 +127,7 @@ def _check_foreign(kept: Iterable[str], repository: str) -> None:
 
 def _check_ours(touched: Iterable[str], remote: Mapping[str, RemoteFile], repository: str) -> None:
     """Shards of a checkpoint that is not ours have the same names as ours."""
-    shard = next((name for name in touched if OUR_SHARD.fullmatch(name)), None)
+    shard = next((name for name in touched if SHARD.fullmatch(name)), None)
     if shard is not None and TQ_CONFIG_NAME not in remote:
         what = f"`{repository}` holds another checkpoint"
         raise InputError(what, why=f"`{shard}` is there, and no `{TQ_CONFIG_NAME}` that tq wrote", fix=_ANOTHER)

@@ -19,7 +19,7 @@ from tq_kernels import backend, product_formats
 from tq_kernels.backends import BackendName
 from tq_kernels.product import Order, groups_are_fast
 from tq_kernels.product_formats import ProductFormat
-from tq_kernels.product_tensors import takes
+from tq_kernels.product_tensors import product_tensor, takes
 
 from tqcli.codec import turboquant
 from tqcli.formats.native_section import NativeFormat
@@ -50,6 +50,35 @@ def can_multiply(stored_as: NativeFormat, hidden: Tensor, tokens: float) -> bool
     if tokens > most_tokens() or not takes(hidden) or (hidden.requires_grad and is_grad_enabled()):
         return False
     return stored_as.format == "trellis" or stored_as.group_size in product_formats.GROUP_SIZES
+
+
+def multiply(
+    stored_as: NativeFormat,
+    codes: Tensor,
+    scales: Tensor,
+    hidden: Tensor,
+    activations: Activations,
+    *,
+    threads: int,
+    matrices: int = 1,
+    pairs: tuple[Tensor, Tensor] | None = None,
+) -> Tensor:
+    """(tokens, columns) -> (tokens, rows), by integers; see `can_multiply`.
+
+    matrices: that lie one behind the other. pairs: numbers of them and of tokens, (n,) each; the result is (n, rows).
+    """
+    products = len(hidden) if pairs is None else len(pairs[0])
+    return product_tensor(
+        product_format(stored_as),
+        codes,
+        scales,
+        hidden,
+        matrices=matrices,
+        pairs=pairs,
+        activation_bits=8 if activations == "int8" else 16,
+        order=order_of_sums(products / matrices),
+        threads=threads,
+    )
 
 
 @lru_cache(maxsize=64)

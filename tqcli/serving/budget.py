@@ -79,14 +79,15 @@ def _longest(cache: CacheBudget, room: int, most: int) -> int:
 
 
 def _too_little(subject: Subject, cache_bytes: int, wanted: int, context: int, available: int) -> MachineError:
-    decoded = f"decoded weights {_gigabytes(subject.decoded_bytes)}, " if subject.decoded_bytes else ""
+    decoded = f"decoded weights {gigabytes(subject.decoded_bytes)}, " if subject.decoded_bytes else ""
     why = (
-        f"{decoded}the cache of {wanted} tokens {_gigabytes(cache_bytes)}, work {_gigabytes(WORKING_BYTES)}; "
-        f"{_gigabytes(available)} are free"
+        f"{decoded}the cache of {wanted} tokens {gigabytes(cache_bytes)}, work {gigabytes(WORKING_BYTES)}; "
+        f"{gigabytes(available)} are free"
     )
     fix = f"--max-model-len {context}, or --kv k4v3" if context else "a machine with more memory"
     return MachineError(f"`{subject.source}` does not fit in memory", why=why, fix=fix)
 
 
-def _gigabytes(nbytes: int) -> str:
+def gigabytes(nbytes: int) -> str:
+    """For messages."""
     return f"{nbytes / 1e9:.2f} GB"

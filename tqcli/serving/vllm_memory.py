@@ -11,7 +11,7 @@ from typing import Any
 from tqcli.errors import InputError, MachineError
 from tqcli.kv.budget import cache_budget
 from tqcli.kv.settings import CacheSettings, parse_widths
-from tqcli.serving.budget import own_context
+from tqcli.serving.budget import gigabytes, own_context
 from tqcli.serving.model_config import transformers_config
 from tqcli.serving.subject import Subject
 from tqcli.serving.vllm_command import Wanted
@@ -71,8 +71,8 @@ def plan_vllm_memory(
     left = available - weights - WORKING_BYTES
     if left < max(needed, _MIB):
         why = (
-            f"weights take {_gigabytes(weights)}, the cache of {context} tokens {_gigabytes(needed)}, "
-            f"vLLM itself some {_gigabytes(WORKING_BYTES)}; {_gigabytes(available)} are free"
+            f"weights take {gigabytes(weights)}, the cache of {context} tokens {gigabytes(needed)}, "
+            f"vLLM itself some {gigabytes(WORKING_BYTES)}; {gigabytes(available)} are free"
         )
         fix = (
             "a smaller --max-model-len, or --kv k4v3" if left > 0 else "--engine cpu, which reads weights from the file"
@@ -108,7 +108,3 @@ def _cache(config: Any, kv: str, context: int) -> tuple[int, int]:
 
 def _ranks(flags: Sequence[str]) -> int:
     return next((int(value) for name, value in named(flags) if name in _RANKS and value.isdigit() and int(value)), 1)
-
-
-def _gigabytes(nbytes: int) -> str:
-    return f"{nbytes / 1e9:.2f} GB"

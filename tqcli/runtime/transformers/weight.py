@@ -10,12 +10,11 @@ from typing import Self
 
 import torch
 from torch import Tensor, nn
-from tq_kernels.product_tensors import product_tensor
 
 from tqcli.errors import InputError
 from tqcli.formats.native_section import NativeFormat
 from tqcli.runtime.packed import Shape, decode_packed, leaves, stored_dtypes
-from tqcli.runtime.products import Activations, can_multiply, order_of_sums, product_format
+from tqcli.runtime.products import Activations, can_multiply, multiply
 
 
 class TqWeight(nn.Module):
@@ -99,16 +98,8 @@ class TqWeight(nn.Module):
         """
         given = hidden.reshape(-1, self.weight_shape[-1])
         matrices = 1 if pairs is None else self.weight_shape[0]
-        products = len(given) if pairs is None else len(pairs[0])
-        found = product_tensor(
-            product_format(self.stored_as),
-            *self.parts,
-            given,
-            matrices=matrices,
-            pairs=pairs,
-            activation_bits=8 if self.activations == "int8" else 16,
-            order=order_of_sums(products / matrices),
-            threads=self.threads,
+        found = multiply(
+            self.stored_as, *self.parts, given, self.activations, threads=self.threads, matrices=matrices, pairs=pairs
         )
         return found if pairs is not None else found.view(*hidden.shape[:-1], -1)
 

@@ -11,10 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.nn import functional
-from tq_kernels.product_tensors import product_tensor
 
 from tqcli.runtime.packed import decode_packed
-from tqcli.runtime.products import Activations, can_multiply, order_of_sums, product_format
+from tqcli.runtime.products import Activations, can_multiply, multiply
 from tqcli.runtime.vllm.spec import Packed
 
 # A weight is decoded in pieces of about this many elements: the head of a large vocabulary would take gigabytes.
@@ -133,18 +132,10 @@ def _product(
     matrices: int = 1,
     pairs: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
-    products = len(hidden) if pairs is None else len(pairs[0])
-    return product_tensor(
-        product_format(weight.spec.stored_as),
-        weight.codes,
-        weight.scales,
-        hidden,
-        matrices=matrices,
+    return multiply(
+        weight.spec.stored_as, weight.codes, weight.scales, hidden, activations, threads=_threads(), matrices=matrices,
         pairs=pairs,
-        activation_bits=8 if activations == "int8" else 16,
-        order=order_of_sums(products / matrices),
-        threads=_threads(),
-    )
+    )  # fmt: skip
 
 
 def _decode(weight: Packed, first: int, last: int, dtype: torch.dtype) -> Tensor:
